@@ -1,0 +1,219 @@
+"""
+Replies: what a server says, as values.
+
+A :class:`Reply` is immutable and knows its two wire forms, with and without the enhanced status
+code of RFC 2034. The errors are refusals that travel as exceptions; the constants are the replies
+that the server itself gives.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: Longest reply line with its CRLF (RFC 5321 §4.5.3.1.5).
+MAX_REPLY_LINE: Final = 512
+
+#: After these the connection ends (RFC 5321 §3.8, RFC 7504 §3).
+CLOSING: Final = frozenset({221, 421, 521})
+
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}", re.ASCII)
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ")
+del _CONTROLS[ord("\n")]
+
+
+_put = object.__setattr__
+
+
+class Reply:
+    """
+    One reply of the server (RFC 5321 §4.2): a code, a text and an enhanced status code.
+
+    Control characters in the text become spaces and octets that are not ASCII are escaped, so
+    that nothing in it can forge a line; a line that would be longer than 512 octets is continued
+    on the next. Immutable; equal replies have equal code, text and enhanced code.
+
+    :param code: 200 to 599.
+    :param text: what follows the code; several lines are separated by ``"\\n"``.
+    :param enhanced: ``"class.subject.detail"`` of RFC 3463, its class that of *code*. Without one,
+        a 2xx, 4xx or 5xx reply gets ``X.0.0`` where the client is owed one.
+    :raises ValueError: if the code or the enhanced code is none, or they disagree.
+    """
+
+    __slots__ = ("_extended", "_plain", "closes", "code", "enhanced", "text")
+
+    code: int
+    text: str
+    enhanced: str
+    #: True if the connection is closed after this reply.
+    closes: bool
+    # The wire forms; not there before they are asked for.
+    _plain: bytes
+    _extended: bytes
+
+    def __init__(self, code: int, text: str, enhanced: str = "") -> None:
+        if not 200 <= code <= 599:
+            raise ValueError(f"{code!r} is no reply code")
+        if enhanced and (not _ENHANCED.fullmatch(enhanced) or int(enhanced[0]) != code // 100):
+            raise ValueError(f"{enhanced!r} is no enhanced status code for {code}")
+        _put(self, "code", code)
+        _put(self, "text", text)
+        _put(self, "enhanced", enhanced)
+        _put(self, "closes", code in CLOSING)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Reply is immutable: {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Reply is immutable: {name} cannot be deleted")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reply):
+            return NotImplemented
+        return (self.code, self.text, self.enhanced) == (other.code, other.text, other.enhanced)
+
+    def __hash__(self) -> int:
+        return hash((self.code, self.text, self.enhanced))
+
+    def __repr__(self) -> str:
+        return f"Reply({self.code}, {self.text!r}, {self.enhanced!r})"
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
+
+    def __reduce__(self) -> tuple[type[Reply], tuple[int, str, str]]:
+        return Reply, (self.code, self.text, self.enhanced)
+
+    @property
+    def positive(self) -> bool:
+        """True for 2xx and 3xx: the command was taken."""
+        return self.code < 400
+
+    def wire(self, extended: bool) -> bytes:
+        """
+        Encode the reply; done once for each form and kept.
+
+        :param extended: with the enhanced status code (RFC 2034 §4: on each line of a 2xx, 4xx
+            or 5xx reply).
+        :returns: one or more lines, each of at most 512 octets with its CRLF.
+        """
+        try:
+            return self._extended if extended else self._plain
+        except AttributeError:
+            encoded = self._encode(self._enhanced_prefix() if extended else "")
+            _put(self, "_extended" if extended else "_plain", encoded)
+            return encoded
+
+    def _enhanced_prefix(self) -> str:
+        if self.enhanced:
+            return self.enhanced + " "
+        return "" if self.code // 100 == 3 else f"{self.code // 100}.0.0 "
+
+    def _encode(self, prefix: str) -> bytes:
+        width = MAX_REPLY_LINE - len("250-") - len(prefix) - len("\r\n")
+        lines = list(_lines(self.text, width))
+        shown = [f"{self.code}-{prefix}{line}\r\n" for line in lines[:-1]]
+        shown.append(f"{self.code} {prefix}{lines[-1]}\r\n")
+        return "".join(shown).encode("ascii")
+
+
+def taken(id: str) -> Reply:
+    """
+    Make the reply to a message that was taken: ``250 2.0.0 OK, taken as ID``.
+
+    There is one for each message, so its usual wire form is not built the long way (5 µs).
+
+    :param id: of the transaction; made by the server, from letters, digits and hyphens.
+    """
+    reply = Reply.__new__(Reply)
+    text = f"OK, taken as {id}"
+    _put(reply, "code", 250)
+    _put(reply, "text", text)
+    _put(reply, "enhanced", "2.0.0")
+    _put(reply, "closes", False)
+    _put(reply, "_extended", f"250 2.0.0 {text}\r\n".encode("ascii"))
+    return reply
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Cut *text* into printable ASCII lines of at most *width*, at spaces where there are some."""
+    found = []
+    for line in text.translate(_CONTROLS).split("\n"):
+        shown = line.encode("ascii", "backslashreplace").decode("ascii")
+        while len(shown) > width:
+            cut = shown.rfind(" ", width // 2, width + 1)
+            if cut < 0:
+                cut = width
+            found.append(shown[:cut])
+            shown = shown[cut:].lstrip(" ")
+        found.append(shown)
+    return found
+
+
+class SMTPError(Exception):
+    """
+    A refusal that travels as an exception; :attr:`reply` is what the client is told.
+
+    :param reply: a 4xx or 5xx reply.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        if reply.code < 400:
+            raise ValueError(f"{reply!r} is no refusal: an error needs a 4xx or 5xx code")
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+class PermanentError(SMTPError):
+    """A refusal for good: the client should not try the same again (5xx)."""
+
+    def __init__(self, text: str, enhanced: str = "5.0.0", code: int = 550) -> None:
+        super().__init__(Reply(code, text, enhanced))
+
+
+class TemporaryError(SMTPError):
+    """A refusal for now: the client may try again later (4xx)."""
+
+    def __init__(self, text: str, enhanced: str = "4.0.0", code: int = 451) -> None:
+        super().__init__(Reply(code, text, enhanced))
+
+
+# What the server itself says. The code and its condition: RFC 5321 §4.2.2 and §4.3.2; the
+# enhanced codes: RFC 3463 and the IANA registry that RFC 5248 began.
+
+OK: Final = Reply(250, "OK", "2.0.0")
+SENDER_OK: Final = Reply(250, "Sender OK", "2.1.0")
+RECIPIENT_OK: Final = Reply(250, "Recipient OK", "2.1.5")
+BYE: Final = Reply(221, "Bye", "2.0.0")
+CANNOT_VERIFY: Final = Reply(252, "Cannot verify the user; send a message and delivery will be tried", "2.5.0")
+START_MAIL: Final = Reply(354, "End data with <CR><LF>.<CR><LF>")
+
+SHUTTING_DOWN: Final = Reply(421, "Service is shutting down, try again later", "4.3.2")
+TIMED_OUT: Final = Reply(421, "Timed out waiting for the client", "4.4.2")
+NO_SESSION: Final = Reply(421, "Service not available, try again later", "4.3.0")
+LOCAL_ERROR: Final = Reply(451, "Local error in processing, try again later", "4.3.0")
+HOOK_TIMED_OUT: Final = Reply(451, "Processing took too long, try again later", "4.3.0")
+RECIPIENT_TIMED_OUT: Final = Reply(420, "Delivery took too long, try again later", "4.4.7")
+TOO_MANY_RECIPIENTS: Final = Reply(452, "Too many recipients", "4.5.3")
+ONE_RECIPIENT_EACH: Final = Reply(452, "One recipient a message, send the others their own", "4.5.3")
+
+LINE_TOO_LONG: Final = Reply(500, "Line too long", "5.5.2")
+BAD_LINE_END: Final = Reply(500, "Bare CR, LF or NUL in a command; lines must end in CRLF", "5.5.2")
+UNKNOWN_COMMAND: Final = Reply(500, "Command not recognized", "5.5.1")
+NO_ARGUMENT: Final = Reply(501, "This command takes no argument", "5.5.4")
+NEED_NAME: Final = Reply(501, "A name of 1 to 255 octets without control characters is needed", "5.5.4")
+NEED_ARGUMENT: Final = Reply(501, "An argument is needed", "5.5.4")
+BAD_ARGUMENT: Final = Reply(501, "Control characters are not allowed in an argument", "5.5.4")
+NOT_IMPLEMENTED: Final = Reply(502, "Command not implemented", "5.5.1")
+NO_EXPANSION: Final = Reply(502, "Expansion of lists is not offered", "5.5.1")
+SAY_HELLO: Final = Reply(503, "Send EHLO or HELO first", "5.5.1")
+SAY_MAIL: Final = Reply(503, "Send MAIL first", "5.5.1")
+SAY_RCPT: Final = Reply(503, "No recipient was accepted, send RCPT first", "5.5.1")
+NESTED_MAIL: Final = Reply(503, "A transaction is open already, send RSET first", "5.5.1")
+NO_SUCH_USER: Final = Reply(550, "No such user here", "5.1.1")
+SENDER_NOT_ASCII: Final = Reply(550, "A sender that is not ASCII needs the SMTPUTF8 parameter", "5.6.7")
+RECIPIENT_NOT_ASCII: Final = Reply(553, "A recipient that is not ASCII needs the SMTPUTF8 parameter of MAIL", "5.6.7")
+RELAYING_DENIED: Final = Reply(550, "Mail for that domain is not taken here", "5.7.1")
+TOO_BIG: Final = Reply(552, "Message is larger than the limit", "5.3.4")
+PARAMETERS_NEED_EHLO: Final = Reply(555, "Parameters need EHLO", "5.5.4")
+UNKNOWN_PARAMETER: Final = Reply(555, "A parameter is not recognized or not offered", "5.5.4")
