@@ -1,0 +1,172 @@
+"""
+Settings: every default, once.
+
+One tree of frozen values that is checked when it is made. Code, a ``.tac`` file and the command
+line build the same one, and the help text reads its defaults from here.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from smtpsvc.grammar.addresses import is_address_literal, is_domain
+
+KIB = 1024
+MIB = 1024 * KIB
+
+#: Longest AUTH line with its CRLF, whatever the limit for other lines is (RFC 4954 §4.3.1.11).
+AUTH_LINE = 12288
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Role(enum.Enum):
+    """What a listener is for: the verbs, extensions and rules that its clients meet."""
+
+    #: Mail from other hosts (RFC 5321).
+    SMTP = "smtp"
+    #: Mail from users' own programs (RFC 6409).
+    SUBMISSION = "submission"
+    #: Delivery with one result for each recipient (RFC 2033).
+    LMTP = "lmtp"
+
+
+class BareNewline(enum.Enum):
+    """What happens to a message with a bare CR or LF in it."""
+
+    #: Refused with 550 5.5.2.
+    REJECT = "reject"
+    #: Stored as CRLF; still only CRLF.CRLF ends a message.
+    NORMALIZE = "normalize"
+
+
+def default_hostname() -> str:
+    """
+    Name this host without asking DNS.
+
+    :returns: ``gethostname()`` if it is a domain, else ``"localhost"``.
+    """
+    name = socket.gethostname()
+    return name if is_domain(name) else "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    How much, how many and how long; sizes in bytes, times in seconds.
+
+    :raises ValueError: with a sentence that names the option, if a limit could serve nobody.
+    """
+
+    #: Largest message, counted with its dots undone; 0 for no limit (RFC 1870).
+    message_size: int = 32 * MIB
+    #: Recipients of one message; RFC 5321 §4.5.3.1.8 asks for 100 at least.
+    recipients: int = 100
+    #: Longest command line with its CRLF; RFC 5321 §4.5.3.1.4 asks for 512 at least.
+    line_length: int = 2000
+    #: Wait for a command (RFC 5321 §4.5.3.2.7 asks for 300 at least).
+    command_timeout: float = 300.0
+    #: Wait for the next piece of a message (RFC 5321 §4.5.3.2.5).
+    data_timeout: float = 180.0
+    #: Wait for a hook of the backend.
+    hook_timeout: float = 300.0
+    #: Bytes that gather for a waiting conversation before its client is paused.
+    read_ahead: int = 64 * KIB
+
+    def __post_init__(self) -> None:
+        _check(self.message_size >= 0, "--max-message-size", "a size below 0 has no meaning; 0 is no limit")
+        _check(self.recipients >= 1, "--max-recipients", f"{self.recipients} recipients would accept no mail")
+        _check(
+            self.line_length >= 512,
+            "--max-line-length",
+            f"{self.line_length} is below the 512 octets that RFC 5321 promises to clients",
+        )
+        _check(self.command_timeout > 0, "--timeout", "a wait must be longer than 0 seconds")
+        _check(self.data_timeout > 0, "--data-timeout", "a wait must be longer than 0 seconds")
+        _check(self.hook_timeout > 0, "hook_timeout", "a wait must be longer than 0 seconds")
+        _check(self.read_ahead >= 4 * KIB, "read_ahead", "at least 4096 bytes are needed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    How the server behaves.
+
+    :raises ValueError: with a sentence that names the option.
+    """
+
+    #: The name in the greeting, in EHLO and in ``Received:``; a domain or an address literal.
+    hostname: str = field(default_factory=default_hostname)
+    #: Text after the host name in the greeting.
+    banner: str = "ESMTP smtpsvc"
+    limits: Limits = field(default_factory=Limits)
+    #: What happens to a bare CR or LF in a message.
+    bare_newline: BareNewline = BareNewline.REJECT
+    #: Paths may have odd dots in local parts and lack their angle brackets.
+    lenient_paths: bool = False
+    #: Write ``Received:`` in front of each message (RFC 5321 §4.4).
+    add_received: bool = True
+    #: Clients in these networks may speak for others (PROXY, XCLIENT, XFORWARD).
+    trusted_proxies: tuple[Network, ...] = ()
+    #: Mechanisms that send passwords as they are may be used without TLS.
+    allow_insecure_auth: bool = False
+
+    def __post_init__(self) -> None:
+        _check(
+            is_domain(self.hostname) or is_address_literal(self.hostname),
+            "--hostname",
+            f"{self.hostname!r} is neither a domain nor an address literal such as [192.0.2.1]",
+        )
+        _check(self.hostname.isascii(), "--hostname", f"{self.hostname!r} must be given in ASCII (xn--…)")
+        _check(
+            self.banner.isascii() and (self.banner.isprintable() or not self.banner),
+            "--banner",
+            "only printable ASCII can be sent in a greeting",
+        )
+        _check(
+            len(self.hostname) + len(self.banner) <= 500,
+            "--banner",
+            "with the host name it must fit in one reply line of 512 octets",
+        )
+
+
+def _check(good: bool, option: str, sentence: str) -> None:
+    if not good:
+        raise ValueError(f"{option}: {sentence}")
+
+
+def parse_size(text: str) -> int:
+    """
+    Read a size as people write it.
+
+    :param text: digits with an optional suffix K, M or G (powers of 1024), e.g. ``"32M"``.
+    :returns: the size in bytes.
+    :raises ValueError: with a sentence.
+    """
+    digits, factor = text.strip(), 1
+    if digits[-1:].upper() in _SUFFIXES:
+        factor = _SUFFIXES[digits[-1:].upper()]
+        digits = digits[:-1]
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 15:
+        raise ValueError(f"{text!r} is no size; write bytes, or a number with K, M or G such as 32M")
+    return int(digits) * factor
+
+
+_SUFFIXES = {"K": KIB, "M": MIB, "G": 1024 * MIB}
+
+
+def format_size(size: int) -> str:
+    """Write a size as :func:`parse_size` reads it, with the largest suffix that fits exactly."""
+    for suffix in ("G", "M", "K"):
+        if size and size % _SUFFIXES[suffix] == 0:
+            return f"{size // _SUFFIXES[suffix]}{suffix}"
+    return str(size)
+
+
+#: Reads an option's text into the value of a field; raises ValueError with a sentence.
+Coercer: TypeAlias = Callable[[str], object]
