@@ -1,0 +1,59 @@
+"""
+What lies between a conversation and the protocol that carries it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, Protocol
+
+
+class Mode(IntEnum):
+    """What a conversation takes next."""
+
+    #: Command lines.
+    LINES = 0
+    #: One line that a prompt asked for.
+    PROMPT = 1
+    #: Content, by the conversation's receiver.
+    CONTENT = 2
+    #: Nothing, until a hook has answered.
+    WAITING = 3
+    #: Nothing: the farewell is due.
+    PARTING = 4
+    #: Nothing any more.
+    CLOSED = 5
+
+
+# Names of the module: the loop over the lines of a read looks at the mode after each.
+LINES: Final = Mode.LINES
+PROMPT: Final = Mode.PROMPT
+CONTENT: Final = Mode.CONTENT
+WAITING: Final = Mode.WAITING
+PARTING: Final = Mode.PARTING
+CLOSED: Final = Mode.CLOSED
+
+# Why a client is not read, as bits of Channel.paused.
+
+#: It does not read our replies.
+BY_TRANSPORT: Final = 1
+#: The session said so.
+BY_SESSION: Final = 2
+#: Enough has gathered for the hook that is waited for.
+BY_READ_AHEAD: Final = 4
+
+
+class Channel(Protocol):
+    """What a conversation needs of the protocol that carries it."""
+
+    #: Encoded replies, sent together when the read is done.
+    out: list[bytes]
+
+    def wake(self) -> None:
+        """Something has changed: send what is in :attr:`out`, and read on if that may be."""
+
+    def hold(self, why: int) -> None:
+        """Stop reading the client."""
+
+    def release(self, why: int) -> None:
+        """Read the client again, unless there is another reason not to."""

@@ -1,0 +1,84 @@
+"""
+Deadlines: one sweep over all connections of a factory, instead of a timer for each.
+
+A connection notes when it last got on; that is one assignment a read. The sweep looks at all of
+them every second or more often, and only while there are any.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import implementer
+
+
+class Watched(Protocol):
+    """What the sweep knows of a connection."""
+
+    def check_deadline(self, now: float) -> None:
+        """Act if the connection is late at *now*."""
+
+
+@implementer(IReactorTime)
+class MonotonicClock:
+    """
+    A reactor's timed calls with a clock that is never set back: ``reactor.seconds()`` may be.
+
+    :param reactor: schedules the calls.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def seconds(self) -> float:
+        """Seconds since some moment in the past."""
+        return time.monotonic()
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
+        """Call later, as the reactor does."""
+        call: IDelayedCall = self._reactor.callLater(delay, callable, *args, **kwargs)
+        return call
+
+    def getDelayedCalls(self) -> Any:
+        """The reactor's pending calls."""
+        return self._reactor.getDelayedCalls()
+
+
+class Sweep:
+    """
+    Looks at all connections of a factory once every :attr:`interval`.
+
+    :param clock: its ``seconds`` must be monotonic.
+    :param watched: the open connections; looked at anew each time.
+    :param shortest: the shortest deadline in seconds; the sweep comes four times as often, or
+        every second. A deadline passes late by two intervals at most, and never early.
+    """
+
+    def __init__(self, clock: IReactorTime, watched: Collection[Watched], shortest: float) -> None:
+        self._clock = clock
+        self._watched = watched
+        self.interval = min(1.0, shortest / 4)
+        #: The clock's time at the last sweep.
+        self.now = 0.0
+        self._call: IDelayedCall | None = None
+
+    def begin(self) -> None:
+        """There is a connection: sweep, if not already so."""
+        if self._call is None:
+            self.now = self._clock.seconds()
+            self._call = self._clock.callLater(self.interval, self._sweep)
+
+    def end(self) -> None:
+        """There is no connection left: leave the reactor clean."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _sweep(self) -> None:
+        self._call = self._clock.callLater(self.interval, self._sweep)
+        self.now = now = self._clock.seconds()
+        for connection in tuple(self._watched):
+            connection.check_deadline(now - self.interval)

@@ -1,0 +1,165 @@
+"""
+The factory: compiles settings, extensions and monitors once, and makes a protocol for each client.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from zope.interface import Interface
+from zope.interface.verify import verifyObject
+
+from smtpsvc.extensions import defaults
+from smtpsvc.interfaces import IBackend, IExtension, IMonitor
+from smtpsvc.server.deadlines import MonotonicClock, Sweep
+from smtpsvc.server.protocol import SMTPProtocol
+from smtpsvc.server.tables import Tables
+from smtpsvc.server.watch import Watch
+from smtpsvc.session import Session
+from smtpsvc.settings import Role, Settings
+from smtpsvc.values import Peer
+
+
+class SMTPFactory(Factory):
+    """
+    Serves SMTP on whatever listens with it: ``endpoint.listen(SMTPFactory(backend))``.
+
+    :param backend: where mail goes.
+    :param settings: how to behave; the defaults if None.
+    :param role: what the listener is for.
+    :param extensions: all that are offered; :func:`smtpsvc.extensions.defaults` if None.
+    :param monitors: watch what happens.
+    :param clock: schedules and measures deadlines, and must be monotonic; the reactor's timed calls
+        with the system's monotonic clock if None.
+    :param wall_clock: the time of day in seconds since the epoch, for ``Received:``.
+    :raises ValueError: with a sentence, if the extensions clash.
+    :raises zope.interface.Invalid: if *backend* or an extension does not provide its interface.
+    """
+
+    protocol: Any = SMTPProtocol
+    log = Logger()
+    noisy = False
+
+    def __init__(
+        self,
+        backend: IBackend,
+        settings: Settings | None = None,
+        *,
+        role: Role = Role.SMTP,
+        extensions: Iterable[IExtension] | None = None,
+        monitors: Iterable[IMonitor] = (),
+        clock: IReactorTime | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        verifyObject(IBackend, backend)
+        settings = settings or Settings()
+        limit = backend.max_message_size
+        if limit is not None and (not settings.limits.message_size or limit < settings.limits.message_size):
+            settings = replace(settings, limits=replace(settings.limits, message_size=limit))
+        if clock is None:
+            from twisted.internet import reactor
+
+            clock = MonotonicClock(reactor)
+        offered = list(defaults() if extensions is None else extensions)
+        for extension in offered:
+            verifyObject(IExtension, extension)
+        self.backend = backend
+        self.settings = settings
+        self.role = role
+        self.clock: IReactorTime = clock
+        self.wall_clock = wall_clock
+        self.tables = Tables(settings, backend, role, offered)
+        self.watch = Watch(monitors)
+        #: The open connections.
+        self.connections: set[SMTPProtocol] = set()
+        limits = settings.limits
+        shortest = min(limits.command_timeout, limits.data_timeout, limits.hook_timeout)
+        self.sweep = Sweep(clock, self.connections, shortest)
+        #: The protocol that is being read, or None.
+        self.reading: SMTPProtocol | None = None
+        #: Those that have something to read meanwhile.
+        self._ready: deque[SMTPProtocol] = deque()
+        self._verified: set[tuple[Any, type]] = set()
+        # Seconds keep ids in order and apart from earlier runs, chance from other processes.
+        stamp = f"{int(time.time()):x}{secrets.token_hex(3)}"
+        self._next_id = map(f"{stamp}-%x".__mod__, count(1)).__next__
+
+    def new_id(self) -> str:
+        """Make an id for a connection or a transaction, unique for all time to come."""
+        return self._next_id()
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make the protocol for a client."""
+        return self.protocol(self, Peer(addr, self._next_id()))
+
+    def connected(self, protocol: SMTPProtocol) -> None:
+        """A protocol has its connection."""
+        self.connections.add(protocol)
+        self.sweep.begin()
+
+    def disconnected(self, protocol: SMTPProtocol) -> None:
+        """A protocol has lost its connection."""
+        self.connections.discard(protocol)
+        if not self.connections:
+            self.sweep.end()
+
+    def read(self, protocol: SMTPProtocol) -> None:
+        """
+        Let a protocol read what it has, never nested.
+
+        One that is woken while another is being read has its turn after it: else many sessions
+        behind one lock would be as many frames deep on the stack.
+        """
+        ready = self._ready
+        if self.reading is not None:
+            ready.append(protocol)
+            return
+        try:
+            while True:
+                self.reading = protocol
+                try:
+                    protocol.read()
+                except Exception:
+                    self.log.failure("{peer_id}: reading failed", peer_id=protocol.conversation.peer.id)
+                    protocol.abort()
+                if not ready:
+                    return
+                protocol = ready.popleft()
+        finally:
+            self.reading = None
+
+    def verify(self, interface: type[Interface], provider: object) -> None:
+        """
+        Check that something of the backend's provides its interface; once for each class.
+
+        :raises zope.interface.Invalid: with what is missing.
+        """
+        known = (interface, type(provider))
+        if known not in self._verified:
+            verifyObject(interface, provider)
+            self._verified.add(known)
+
+    def preview(self) -> list[str]:
+        """
+        Show what EHLO would answer a stranger on a plain connection.
+
+        :returns: the lines of the reply, without CRLF.
+        """
+        stranger = self.buildProtocol(None).conversation
+        stranger.session = Session()
+        stranger.extended = True
+        return self.tables.welcome(stranger).wire(False).decode("ascii").splitlines()
+
+    def shut_down(self) -> None:
+        """Tell every client that the service ends (421 4.3.2), and close its connection."""
+        for protocol in tuple(self.connections):
+            protocol.shut_down()

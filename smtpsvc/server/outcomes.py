@@ -1,0 +1,157 @@
+"""
+Outcomes: what a hook returned, and what happens next.
+
+A hook that answers at once costs a call and a type test. Only one that is pending makes the
+conversation wait, and only then is an object made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from types import CoroutineType
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from smtpsvc.grammar.replies import Reply, SMTPError
+from smtpsvc.values import Peer
+
+log = Logger()
+
+#: Takes what a hook gave: None, a Reply, another value, or the Failure of what it raised.
+Then = Callable[[Any], None]
+
+
+def deferred_of(outcome: object) -> Deferred[Any] | None:
+    """
+    Give the Deferred behind an outcome.
+
+    :returns: the Deferred itself, or that of a coroutine, which is started; None for a plain value.
+    """
+    kind = type(outcome)
+    if outcome is None or kind is Reply:
+        return None
+    if isinstance(outcome, Deferred):
+        return outcome
+    if kind is CoroutineType or (hasattr(kind, "__await__") and isinstance(outcome, Coroutine)):
+        return Deferred.fromCoroutine(outcome)  # type: ignore[arg-type]
+    return None
+
+
+class Wait:
+    """
+    Waits for one pending outcome, and takes its end exactly once.
+
+    Whether a Deferred has fired is learnt from a callback that runs while it is added, and not
+    from ``called``: it may be paused, or chained to another.
+
+    :param deferred: the outcome; its result is taken over.
+    """
+
+    __slots__ = ("deferred", "fired", "late", "then", "value")
+
+    def __init__(self, deferred: Deferred[Any]) -> None:
+        self.deferred = deferred
+        #: True once the outcome is known.
+        self.fired = False
+        self.value: Any = None
+        #: Called with the value when it comes.
+        self.then: Then | None = None
+        #: Called with the value instead, if it comes after :meth:`abandon`.
+        self.late: Then | None = None
+        deferred.addBoth(self._fire)
+
+    def _fire(self, value: Any) -> None:
+        self.fired = True
+        then, self.then = self.then, None
+        if then is not None:
+            then(value)
+        elif self.late is not None:
+            self.late(value)
+        else:
+            self.value = value
+
+    def abandon(self, late: Then) -> None:
+        """
+        Wait no longer: ask the hook to stop, which it may ignore.
+
+        :param late: called with what still comes of it, perhaps at once.
+        """
+        self.then, self.late = None, late
+        self.deferred.cancel()
+
+
+def judge(value: Any, peer: Peer, failed: Callable[[Failure], Reply]) -> Reply | None:
+    """
+    Turn what a hook gave into an answer.
+
+    :param value: None, a Reply, or a Failure; anything else is nonsense.
+    :param failed: takes the failure of what is neither consent nor refusal.
+    :returns: None for plain consent, else the reply.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Reply) and value.code // 100 != 3:
+        return value
+    if isinstance(value, Failure):
+        if isinstance(value.value, SMTPError):
+            return value.value.reply
+        return failed(value)
+    return failed(Failure(TypeError(f"a hook gave {value!r:.80}: None or a 2xx, 4xx or 5xx Reply was expected")))
+
+
+def fold(results: Sequence[Reply | None]) -> Reply | None:
+    """
+    Make one reply of the replies for each recipient: over SMTP one must stand for all.
+
+    :returns: None if all consent; else the first 4xx, so that the client tries again, else the
+        first 5xx.
+    """
+    refusals = [result for result in results if result is not None and not result.positive]
+    for refusal in refusals:
+        if refusal.code < 500:
+            return refusal
+    return refusals[0] if refusals else None
+
+
+def gather(outcomes: Sequence[Any], each: Callable[[Any], Reply | None]) -> Deferred[list[Reply | None]]:
+    """
+    Settle several outcomes side by side.
+
+    :param each: turns a value or Failure into a reply, as :func:`judge` does.
+    :returns: a Deferred of their replies, in order; cancelling it cancels those still pending.
+    """
+    waits = [Wait(deferred) if deferred is not None else None for deferred in map(deferred_of, outcomes)]
+    results = [None if wait else each(outcome) for wait, outcome in zip(waits, outcomes, strict=True)]
+    open_waits = {index for index, wait in enumerate(waits) if wait is not None}
+
+    def cancel(_: Deferred[Any]) -> None:
+        for wait in waits:
+            if wait is not None:
+                wait.deferred.cancel()
+
+    done: Deferred[list[Reply | None]] = Deferred(cancel)
+
+    def settled(index: int, value: Any) -> None:
+        results[index] = each(value)
+        open_waits.discard(index)
+        if not open_waits and not done.called:
+            done.callback(results)
+
+    for index in sorted(open_waits):
+        wait = waits[index]
+        assert wait is not None
+        if wait.fired:
+            settled(index, wait.value)
+        else:
+            wait.then = lambda value, index=index: settled(index, value)
+    if not open_waits and not done.called:
+        done.callback(results)
+    return done
+
+
+def report(failure: Failure, peer: Peer, what: str) -> None:
+    """Log what a hook raised, once, with its traceback and the connection's id."""
+    log.failure("{what} of the backend failed for {peer_id}", failure=failure, what=what, peer_id=peer.id)

@@ -1,0 +1,397 @@
+"""
+The protocol: bytes to lines and content, replies to bytes. It knows no verb.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from smtpsvc.grammar import replies
+from smtpsvc.grammar.commands import BARE, line_fault
+from smtpsvc.grammar.replies import Reply
+from smtpsvc.server.channel import (
+    BY_READ_AHEAD,
+    BY_SESSION,
+    BY_TRANSPORT,
+    CLOSED,
+    CONTENT,
+    LINES,
+    PARTING,
+    PROMPT,
+    WAITING,
+)
+from smtpsvc.server.conversation import Conversation
+from smtpsvc.settings import AUTH_LINE, KIB
+from smtpsvc.values import Peer
+
+if TYPE_CHECKING:
+    from smtpsvc.server.factory import SMTPFactory
+
+#: Replies to so many pipelined commands are looked at for their size, and sent past the next.
+_MANY_REPLIES: Final = 512
+_MUCH_TO_SEND: Final = 64 * KIB
+
+#: A piece of content this long counts as progress; so does a whole line.
+_PROGRESS: Final = 512
+
+_CR: Final = ord("\r")
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class SMTPProtocol(LineReceiver):
+    """
+    One connection.
+
+    ``dataReceived`` replaces that of LineReceiver, which copies the rest of its buffer for each
+    pipelined line; its contract is kept otherwise. Registered as its transport's streaming
+    producer: a client that does not read its replies is not read either.
+
+    :param factory: has the settings.
+    :param peer: who is there.
+    """
+
+    delimiter = b"\r\n"
+    paused: Any = 0  # LineReceiver's flag, as the bits of channel.BY_*
+    factory: SMTPFactory
+    # An ITCPTransport, a TLS one or a test's: an IPushProducer and IConsumer in any case.
+    transport: Any
+
+    def __init__(self, factory: SMTPFactory, peer: Peer) -> None:
+        self.factory = factory
+        self.MAX_LENGTH = factory.settings.limits.line_length
+        #: Encoded replies, sent together when the read is done.
+        self.out: list[bytes] = []
+        self.conversation = Conversation(self, factory, peer)
+        #: When the client last got on, by the sweep's clock.
+        self.since = 0.0
+        # Pieces that have come while nothing could be read, and their bytes together.
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
+        # True while the rest of a refused line is dropped, up to its CRLF.
+        self._skipping = False
+        # True when the client has shut down its side.
+        self._ended = False
+        # True when we have closed the connection.
+        self._losing = False
+        # Bytes of content since the last progress.
+        self._trickle = 0
+
+    # From the transport.
+
+    def connectionMade(self) -> None:
+        """The client is there."""
+        factory = self.factory
+        factory.connected(self)
+        self.transport.registerProducer(self, True)
+        self.conversation.open()
+        self.wake()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what has been read: now, or when its turn has come."""
+        mode = self.conversation.mode
+        if mode is CLOSED:
+            return
+        if mode is WAITING or self.paused or self.factory.reading is not None:
+            self._gathered.append(data)
+            self._gathered_size += len(data)
+            if self._gathered_size > self.factory.settings.limits.read_ahead:
+                # Pausing late saves two calls of the poller for each hook that waits a moment.
+                self.hold(BY_READ_AHEAD)
+            if mode is not WAITING and not self.paused:
+                self.factory.read(self)
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        self.factory.read(self)
+
+    def readConnectionLost(self) -> None:
+        """The client has shut down its side: what it is owed still goes out."""
+        self._ended = True
+        self.wake()
+
+    def writeConnectionLost(self) -> None:
+        """The client will take no reply any more."""
+        self._lose_connection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        self.out.clear()
+        self._gathered.clear()
+        self._buffer = b""
+        self.factory.disconnected(self)
+        self.conversation.lost(reason)
+
+    # As a producer.
+
+    def pauseProducing(self) -> None:
+        """Replies are not read: read no commands."""
+        self.hold(BY_TRANSPORT)
+
+    def resumeProducing(self) -> None:
+        """Replies have been read: go on."""
+        self.release(BY_TRANSPORT)
+
+    def stopProducing(self) -> None:
+        """The connection is being lost; connectionLost follows."""
+
+    # For the conversation.
+
+    def hold(self, why: int) -> None:
+        """Stop reading the client."""
+        if not self.paused and not self._ended and self.transport is not None:
+            self.transport.pauseProducing()
+        self.paused |= why
+
+    def release(self, why: int) -> None:
+        """Read the client again, unless there is another reason not to."""
+        if not self.paused & why:
+            return
+        self.paused &= ~why
+        if self.paused:
+            return
+        if not self._ended and self.conversation.mode is not CLOSED and self.transport is not None:
+            self.transport.resumeProducing()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something has changed: send what is in :attr:`out`, and read on if that may be."""
+        self.since = self.factory.sweep.now
+        self.factory.read(self)
+
+    # The contract of LineReceiver, for subclasses.
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a command line without its CRLF."""
+        self.conversation.line_received(line)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take content; what follows it comes before what has not been read yet."""
+        self.setLineMode(data[self.conversation.content_received(data, 0) :])
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line; the rest of it is dropped."""
+        self.conversation.refuse_line(replies.LINE_TOO_LONG)
+
+    def setLineMode(self, extra: bytes = b"") -> None:
+        """Read lines from now on; *extra* comes before what has not been read yet."""
+        self.line_mode = 1
+        self._buffer = extra + self._buffer
+        self.wake()
+
+    def setRawMode(self) -> None:
+        """Read content from now on."""
+        self.line_mode = 0
+
+    def clearLineBuffer(self) -> bytes:
+        """Forget what has been read and not been taken, and give it back."""
+        rest = b"".join([self._buffer, *self._gathered])
+        self._buffer = b""
+        self._gathered.clear()
+        self._gathered_size = 0
+        return rest
+
+    # Reading.
+
+    def read(self) -> None:
+        """
+        Take what there is, as far as the conversation takes it; called by the factory only.
+
+        All replies of a read leave in one write.
+        """
+        conversation = self.conversation
+        mode = conversation.mode
+        if mode is WAITING:
+            self._settle(self._buffer, 0, False)
+            return
+        buffer = self._buffer
+        if self._gathered:
+            buffer = self.clearLineBuffer()
+        held = self.paused & BY_READ_AHEAD
+        self.paused &= ~BY_READ_AHEAD
+        start = 0
+        # Where the first content of this read began; -1 for none.
+        content = -1
+        out = self.out
+        look = _MANY_REPLIES
+        find = buffer.find
+        line_received = conversation.line_received
+        limit = self.MAX_LENGTH
+        while not self.paused:
+            mode = conversation.mode
+            if mode is LINES and not self._skipping:
+                end = find(b"\r\n", start)
+                if end < 0:
+                    break
+                line = buffer[start:end]
+                if len(line) > limit - 2 or line.translate(None, BARE) != line:
+                    start = self._odd_line(buffer, start, end)
+                    continue
+                start = end + 2
+                line_received(line)
+                if len(out) >= look:
+                    look = self._relieve(look)
+            elif mode is CONTENT:
+                if start == len(buffer):
+                    break
+                if content < 0:
+                    content = start
+                start = self._content(buffer, start)
+            elif mode is LINES or mode is PROMPT:
+                end = find(b"\r\n", start)
+                if end < 0:
+                    break
+                start = self._odd_line(buffer, start, end)
+            elif mode is PARTING:
+                conversation.part()
+            else:
+                break
+        if start and (content or conversation.mode is not CONTENT):
+            # A command was taken whole. A byte now and then is no progress.
+            self.since = self.factory.sweep.now
+        self._settle(buffer, start, bool(held))
+
+    def _settle(self, buffer: bytes, start: int, held: bool) -> None:
+        """
+        Keep what was not taken, send what is to be sent.
+
+        :param held: the transport was paused since enough had been read ahead.
+        """
+        conversation = self.conversation
+        rest = buffer[start:] if start else buffer
+        if rest and not self.paused and conversation.mode <= PROMPT:
+            rest = self._partial_line(rest)
+        mode = conversation.mode
+        if mode is CLOSED:
+            rest = b""
+            self._gathered.clear()
+        self._buffer = rest
+        if self.out:
+            self._send()
+        if held:
+            if mode is WAITING and len(rest) > self.factory.settings.limits.read_ahead:
+                self.paused |= BY_READ_AHEAD
+            elif not self.paused and not self._ended and mode is not CLOSED and self.transport is not None:
+                self.transport.resumeProducing()
+        if mode is CLOSED or (self._ended and mode is not WAITING and not self.paused and not self._gathered):
+            # Either side has ended, and everything that the client sent has been answered.
+            self._lose_connection()
+
+    def _content(self, buffer: bytes, start: int) -> int:
+        """Give content to the conversation, and see whether the client gets on."""
+        end = self.conversation.content_received(buffer, start)
+        self._trickle += end - start
+        if self._trickle >= _PROGRESS or buffer.find(b"\n", start, end) >= 0:
+            self._trickle = 0
+            self.since = self.factory.sweep.now
+        return end
+
+    def _send(self) -> None:
+        data = b"".join(self.out)
+        self.out.clear()
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def _relieve(self, look: int) -> int:
+        """Keep what a client can make us owe it bounded."""
+        if sum(map(len, self.out)) > _MUCH_TO_SEND:
+            self._send()
+            return _MANY_REPLIES
+        return look + _MANY_REPLIES
+
+    # Lines that are not as they should be.
+
+    def _line_limit(self, line: bytes) -> int:
+        if self.conversation.mode is PROMPT or line[:5].upper() == b"AUTH ":
+            return max(self.MAX_LENGTH, AUTH_LINE)
+        return self.MAX_LENGTH
+
+    def _odd_line(self, buffer: bytes, start: int, end: int) -> int:
+        """
+        Take a whole line that is refused, skipped, long, or asked for by a prompt.
+
+        :returns: the offset behind its CRLF.
+        """
+        line = buffer[start:end]
+        conversation = self.conversation
+        if self._skipping:
+            self._skipping = False
+        else:
+            wrong = line_fault(line, self._line_limit(line))
+            if wrong is not None:
+                self._refuse(wrong, line)
+            elif conversation.mode is PROMPT:
+                conversation.prompted(line)
+            else:
+                conversation.line_received(line)
+        return end + 2
+
+    def _partial_line(self, rest: bytes) -> bytes:
+        """
+        Look at a line whose end has not come: what is wrong already is answered at once.
+
+        :returns: what to keep of it.
+        """
+        if not self._skipping:
+            wrong = line_fault(rest, self._line_limit(rest), partial=True)
+            if wrong is None:
+                return rest
+            self._skipping = True
+            self._refuse(wrong, rest)
+        # Up to the next CRLF all belongs to the refused line; its CR may have come.
+        return b"\r" if rest[-1] == _CR else b""
+
+    def _refuse(self, wrong: Reply, line: bytes) -> None:
+        if wrong is replies.LINE_TOO_LONG:
+            self.lineLengthExceeded(line)
+        else:
+            self.conversation.refuse_line(wrong)
+
+    # Ends.
+
+    def check_deadline(self, now: float) -> None:
+        """
+        Act if the client or the backend is late (RFC 5321 §4.5.3.2).
+
+        :param now: the sweep's time, less the error of :attr:`since`.
+        """
+        conversation = self.conversation
+        mode = conversation.mode
+        limits = self.factory.settings.limits
+        waited = now - self.since
+        if mode is WAITING:
+            if waited > limits.hook_timeout:
+                self.since = now
+                conversation.expire()
+                self.wake()
+        elif self.paused & BY_SESSION:
+            self.since = now
+        elif waited <= (limits.data_timeout if mode is CONTENT else limits.command_timeout):
+            return
+        elif mode is CLOSED or self.paused & BY_TRANSPORT:
+            # It does not even read that it was told to go.
+            self.abort()
+        else:
+            conversation.close(replies.TIMED_OUT)
+
+    def shut_down(self) -> None:
+        """Tell the client that the service ends, and close."""
+        self.conversation.close(replies.SHUTTING_DOWN)
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+    def _lose_connection(self) -> None:
+        transport = self.transport
+        if transport is None or self._losing:
+            return
+        self._losing = True
+        # TLS waits for the producer before it closes.
+        transport.unregisterProducer()
+        transport.loseConnection()

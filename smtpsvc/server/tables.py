@@ -1,0 +1,157 @@
+"""
+Tables: settings and extensions, compiled once for a factory.
+
+A command then costs one look-up however many extensions there are, and the reply to EHLO is built
+once for each kind of client.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from smtpsvc.grammar import replies
+from smtpsvc.grammar.replies import Reply
+from smtpsvc.interfaces import IBackend, IExtension, IGreeting, IVerifier
+from smtpsvc.server.verbs import Verb, core_verbs
+from smtpsvc.settings import Role, Settings
+from smtpsvc.values import Envelope, Peer, Recipient
+
+if TYPE_CHECKING:
+    from smtpsvc.grammar.params import Parser
+    from smtpsvc.server.conversation import Conversation
+
+
+class Tables:
+    """
+    What the conversations of a factory look up.
+
+    :raises ValueError: with a sentence, if two extensions claim the same name.
+    """
+
+    def __init__(self, settings: Settings, backend: IBackend, role: Role, extensions: Iterable[IExtension]) -> None:
+        self.settings = settings
+        self.role = role
+        self.extensions = [extension for extension in extensions if role in extension.roles]
+        keywords: dict[str, str] = {}
+        for extension in self.extensions:
+            _claim(keywords, extension.keyword.upper(), extension, "the keyword")
+        #: The keywords of all extensions, whether advertised or not.
+        self.keywords = frozenset(keywords)
+        #: True if replies carry enhanced codes after EHLO (RFC 2034).
+        self.enhanced = "ENHANCEDSTATUSCODES" in keywords
+
+        mail_params, self._mail_checks = self._params("mail")
+        rcpt_params, self._rcpt_checks = self._params("rcpt")
+        core = core_verbs(mail_params, rcpt_params, lenient=settings.lenient_paths)
+        named: dict[str, Verb] = dict(core)
+        claimed = dict.fromkeys(core, "the server")
+        for extension in self.extensions:
+            for name, verb in extension.verbs.items():
+                _claim(claimed, name.upper(), extension, "the verb")
+                named[name.upper()] = verb
+        #: The rows by the octets of their names.
+        self.verbs = {
+            # A plain int: the flags of an IntFlag cost ten times as much to compare.
+            name.encode("ascii"): replace(verb, name=name, allowed=int(verb.allowed))
+            for name, verb in named.items()
+        }
+
+        #: The row of DATA, for the reply to a message.
+        self.data = self.verbs[b"DATA"]
+
+        one_each = backend.per_recipient and role is not Role.LMTP
+        self.max_recipients = 1 if one_each else settings.limits.recipients
+        #: The reply to one recipient too many.
+        self.one_more = replies.ONE_RECIPIENT_EACH if one_each else replies.TOO_MANY_RECIPIENTS
+        self.greeting = PlainReply(220, f"{settings.hostname} {settings.banner}".rstrip())
+        served = [name for name, verb in named.items() if verb.proceed is not named["TURN"].proceed]
+        self.help = Reply(214, f"Commands: {' '.join(sorted(served))}\nSee RFC 5321", "2.0.0")
+        self._hello = PlainReply(250, settings.hostname)
+        self._welcomes: dict[tuple[bool, ...], Reply] = {}
+        self._varies = any(extension.varies for extension in self.extensions)
+
+    def _params(self, command: str) -> tuple[dict[str, Parser], dict[str, Callable[..., Reply | None]]]:
+        """Merge the parameters of MAIL or RCPT, and the checks of the extensions that bring them."""
+        parsers: dict[str, Parser] = {}
+        checks: dict[str, Callable[..., Reply | None]] = {}
+        claimed: dict[str, str] = {}
+        for extension in self.extensions:
+            for name, parser in getattr(extension, f"{command}_params").items():
+                _claim(claimed, name.upper(), extension, f"the {command.upper()} parameter")
+                parsers[name.upper()] = parser
+                checks[name.upper()] = getattr(extension, command)
+        return parsers, checks
+
+    def check_mail(self, conversation: Conversation, envelope: Envelope) -> Reply | None:
+        """Ask the extensions whose parameters a MAIL has; the first refusal wins."""
+        for name in envelope.mail_params:
+            refusal = self._mail_checks[name](conversation, envelope)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def check_rcpt(self, conversation: Conversation, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        """Ask the extensions whose parameters a RCPT has; the first refusal wins."""
+        for name in recipient.params:
+            refusal = self._rcpt_checks[name](conversation, envelope, recipient)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def trusts(self, peer: Peer) -> bool:
+        """True if *peer* is in one of ``settings.trusted_proxies``."""
+        networks = self.settings.trusted_proxies
+        if not networks or not peer.host:
+            return False
+        address = ipaddress.ip_address(peer.host.partition("%")[0])
+        return any(address in network for network in networks)
+
+    def welcome(self, conversation: Conversation) -> Reply:
+        """The reply to EHLO or HELO (RFC 5321 §4.1.1.1)."""
+        if not conversation.extended:
+            return self._hello
+        peer, session = conversation.peer, conversation.session
+        verifies = IVerifier.providedBy(session)
+        edits = IGreeting.providedBy(session)
+        if edits or self._varies:
+            lines = self.announce(conversation, verifies)
+            return self._worded(session.ehlo(lines) if edits else lines)
+        kind = (peer.tls is not None, peer.account is not None, conversation.trusted, verifies)
+        reply = self._welcomes.get(kind)
+        if reply is None:
+            reply = self._welcomes[kind] = self._worded(self.announce(conversation, verifies))
+        return reply
+
+    def announce(self, conversation: Conversation, verifies: bool) -> list[str]:
+        """The keywords with their arguments that this client is shown."""
+        lines = []
+        for extension in self.extensions:
+            argument = extension.advertise(conversation)
+            if argument is not None:
+                lines.append(f"{extension.keyword} {argument}".rstrip())
+        if verifies:
+            # RFC 5321 §3.5.2: a server that has EXPN must list it.
+            lines.append("EXPN")
+        return lines
+
+    def _worded(self, lines: Sequence[str]) -> Reply:
+        return PlainReply(250, "\n".join([self.settings.hostname, *lines]))
+
+
+class PlainReply(Reply):
+    """The greeting and the replies to EHLO and HELO: never with an enhanced code (RFC 2034 §4)."""
+
+    __slots__ = ()
+
+    def wire(self, extended: bool) -> bytes:
+        """Encode the reply without the enhanced code, whatever the client asked for."""
+        return super().wire(False)
+
+
+def _claim(claimed: dict[str, str], name: str, extension: Any, what: str) -> None:
+    if name in claimed:
+        raise ValueError(f"{what} {name} belongs to {claimed[name]} already; {extension.keyword} cannot have it too")
+    claimed[name] = extension.keyword

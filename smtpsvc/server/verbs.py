@@ -1,0 +1,198 @@
+"""
+The core verbs: a row each.
+
+A verb is a **parse** (syntax, pure) and a **proceed** (effect). The checks that hold for all verbs
+stand between the two, in the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+from smtpsvc.grammar import replies
+from smtpsvc.grammar.commands import (
+    Path,
+    parse_mail,
+    parse_name,
+    parse_nothing,
+    parse_optional_text,
+    parse_query,
+    parse_rcpt,
+)
+from smtpsvc.grammar.replies import Reply
+from smtpsvc.grammar.states import ALLOWED, ANY, NOT_SERVED, State
+from smtpsvc.interfaces import IVerifier
+from smtpsvc.server.receiving import data
+from smtpsvc.values import Envelope, Recipient
+
+if TYPE_CHECKING:
+    from smtpsvc.grammar.params import Parser
+    from smtpsvc.server.conversation import Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """
+    A row of the verb table.
+
+    :param allowed: the states in which the verb is served; in others it is answered 503.
+    :param parse: takes the octets behind the verb, gives a value for *proceed*; raises
+        :class:`~smtpsvc.grammar.replies.SMTPError`, or ValueError with a sentence for 501 5.5.4.
+    :param proceed: takes the conversation and the value; gives an
+        :data:`~smtpsvc.interfaces.Outcome`, of which None is 250.
+    :param plain: its replies carry no enhanced status code (RFC 2034 §4).
+    :param name: filled in by the factory.
+    """
+
+    allowed: State | int
+    parse: Callable[[bytes], Any]
+    proceed: Callable[[Any, Any], Any]
+    plain: bool = False
+    name: str = ""
+
+
+def hello(conversation: Conversation, name: str, *, extended: bool) -> Any:
+    """EHLO and HELO: ask the session; on consent begin anew and announce (RFC 5321 §4.1.1.1)."""
+
+    def welcome(_: object) -> Reply:
+        conversation.greeted(name, extended)
+        return conversation.tables.welcome(conversation)
+
+    def accepted(reply: Reply) -> Any:
+        if not reply.positive:
+            # RFC 5321 §4.1.4: a refused greeting leaves everything as it was.
+            return reply
+        pending = None if conversation.state is State.CONNECTED else conversation.begin_again()
+        return welcome(None) if pending is None else pending.addCallback(welcome)
+
+    answer = conversation.ask(conversation.session.helo, name)
+    return accepted(answer) if isinstance(answer, Reply) else answer.addCallback(accepted)
+
+
+def mail(conversation: Conversation, path: Path) -> Any:
+    """MAIL: open a transaction (RFC 5321 §4.1.1.2)."""
+    params = path.params
+    if params and not conversation.extended:
+        return replies.PARAMETERS_NEED_EHLO
+    if not path.ascii and "SMTPUTF8" not in params:
+        return replies.SENDER_NOT_ASCII
+    envelope = Envelope(conversation.new_id(), conversation.peer, path.address, params, conversation.role)
+    if params:
+        refusal = conversation.tables.check_mail(conversation, envelope)
+        if refusal is not None:
+            return refusal
+    return conversation.ask(
+        conversation.session.mail, envelope, accepted=conversation.open_transaction, reply=replies.SENDER_OK
+    )
+
+
+def rcpt(conversation: Conversation, path: Path) -> Any:
+    """RCPT: add a recipient (RFC 5321 §4.1.1.3)."""
+    envelope = conversation.envelope
+    assert envelope is not None
+    params = path.params
+    if params and not conversation.extended:
+        return replies.PARAMETERS_NEED_EHLO
+    if not path.ascii and not envelope.utf8:
+        return replies.RECIPIENT_NOT_ASCII
+    if len(envelope.recipients) >= conversation.tables.max_recipients:
+        # RFC 5321 §4.5.3.1.10: 452, so that the client sends the rest in another transaction.
+        return conversation.tables.one_more
+    recipient = Recipient(path.address, params)
+    if params:
+        refusal = conversation.tables.check_rcpt(conversation, envelope, recipient)
+        if refusal is not None:
+            return refusal
+    return conversation.ask(
+        conversation.session.rcpt, envelope, recipient, accepted=conversation.add_recipient, reply=replies.RECIPIENT_OK
+    )
+
+
+def rset(conversation: Conversation, _: None) -> Any:
+    """RSET: end the transaction (RFC 5321 §4.1.1.5)."""
+    pending = conversation.begin_again()
+    if pending is None:
+        return replies.OK
+    return pending.addCallback(lambda _: replies.OK)
+
+
+def noop(conversation: Conversation, _: str) -> Reply:
+    """NOOP: do nothing (RFC 5321 §4.1.1.9)."""
+    return replies.OK
+
+
+def quit(conversation: Conversation, _: None) -> Reply:
+    """QUIT: say goodbye; the reply closes the connection (RFC 5321 §4.1.1.10)."""
+    return replies.BYE
+
+
+def help(conversation: Conversation, _: str) -> Reply:
+    """HELP: name the verbs (RFC 5321 §4.1.1.8)."""
+    return conversation.tables.help
+
+
+def vrfy(conversation: Conversation, query: str) -> Any:
+    """VRFY: ask the session, if it is an IVerifier (RFC 5321 §3.5)."""
+    session = conversation.session
+    if not IVerifier.providedBy(session):
+        return replies.CANNOT_VERIFY
+    return _listed(conversation, session.verify, query, replies.CANNOT_VERIFY)
+
+
+def expn(conversation: Conversation, query: str) -> Any:
+    """EXPN: ask the session, if it is an IVerifier (RFC 5321 §3.5)."""
+    session = conversation.session
+    if not IVerifier.providedBy(session):
+        return replies.NO_EXPANSION
+    return _listed(conversation, session.expand, query, replies.NO_SUCH_USER)
+
+
+def _listed(conversation: Conversation, hook: Callable[[str], Any], query: str, nothing: Reply) -> Any:
+    def answer(found: Any) -> Reply:
+        if isinstance(found, list) and all(isinstance(item, str) for item in found):
+            return Reply(250, "\n".join(item.replace("\n", " ") for item in found), "2.1.5") if found else nothing
+        return conversation.judge(found) or nothing
+
+    result: Reply | Deferred[Reply] = conversation.call(answer, hook, query)
+    return result
+
+
+def not_served(conversation: Conversation, _: bytes) -> Reply:
+    """SEND, SOML, SAML, TURN, ETRN: known, and not served (RFC 5321 §4.2.4)."""
+    return replies.NOT_IMPLEMENTED
+
+
+def core_verbs(
+    mail_params: dict[str, Parser], rcpt_params: dict[str, Parser], *, lenient: bool = False
+) -> dict[str, Verb]:
+    """
+    Make the rows of the core verbs.
+
+    :param mail_params: parsers for the parameters of MAIL that the extensions bring.
+    :param rcpt_params: the same for RCPT.
+    :param lenient: let odd paths pass.
+    """
+    rows: dict[str, tuple[Callable[[bytes], Any], Callable[[Any, Any], Any]]] = {
+        "EHLO": (parse_name, partial(hello, extended=True)),
+        "HELO": (parse_name, partial(hello, extended=False)),
+        "MAIL": (partial(parse_mail, parsers=mail_params, lenient=lenient), mail),
+        "RCPT": (partial(parse_rcpt, parsers=rcpt_params, lenient=lenient), rcpt),
+        "DATA": (parse_nothing, data),
+        "RSET": (parse_nothing, rset),
+        "NOOP": (parse_optional_text, noop),
+        "QUIT": (parse_nothing, quit),
+        "VRFY": (parse_query, vrfy),
+        "EXPN": (parse_query, expn),
+        "HELP": (parse_optional_text, help),
+    }
+    verbs = {
+        name: Verb(ALLOWED[name], parse, proceed, plain=name in ("EHLO", "HELO"))
+        for name, (parse, proceed) in rows.items()
+    }
+    verbs.update((name, Verb(ANY, bytes, not_served)) for name in NOT_SERVED)
+    return verbs
