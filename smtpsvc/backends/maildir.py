@@ -1,0 +1,368 @@
+"""
+Keep each message as a file in a Maildir.
+
+The argument is the directory; without one it is ``./Maildir``. It is made if it is missing. A
+message is on the disk, and so is its entry in ``new/``, before its client is told 250; messages
+that come at the same time share the wait for the disk. In front of each stand ``Return-Path:`` and
+one ``Delivered-To:`` for each recipient; a message to several recipients is one file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Callable
+from typing import Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from smtpsvc.backends.commit import HELPERS, Committer, Staged, System, TmpFile, make_maildir, remove
+from smtpsvc.backends.spool import Budget, IThreads, Spool, Threads, refusal
+from smtpsvc.grammar import replies
+from smtpsvc.grammar.replies import Reply
+from smtpsvc.grammar.trace import delivered_to, return_path
+from smtpsvc.interfaces import IConnection
+from smtpsvc.session import Backend, Delivery, Session
+from smtpsvc.settings import KIB
+from smtpsvc.values import Envelope, Peer
+
+#: Messages up to this size stay in memory until they are committed; larger ones grow in ``tmp/``.
+SPOOL_AT: Final = 256 * KIB
+#: Threads that write and fsync large messages.
+WRITERS: Final = 16
+#: Files of this age in ``tmp/`` are left-overs: a number that all readers of Maildirs share.
+LEFT_OVER: Final = 36 * 3600
+
+_log = Logger()
+
+
+class Names:
+    """
+    Makes names for files by the rules of Maildir: no two alike, and nothing of a client in them.
+
+    :param now: the time of day.
+    """
+
+    __slots__ = ("_count", "_now", "_tail")
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._count = 0
+        host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+        # The random part keeps apart containers with the same host name and process number.
+        self._tail = f"R{secrets.token_hex(8)}.{host}"
+
+    def make(self) -> str:
+        """Make the next name."""
+        self._count += 1
+        seconds, microseconds = divmod(int(self._now() * 1_000_000), 1_000_000)
+        return f"{seconds}.M{microseconds}P{os.getpid()}Q{self._count}{self._tail}"
+
+
+class Store:
+    """
+    An open Maildir: what its deliveries share while the service runs.
+
+    :param directory: an absolute path.
+    :param budget: counts the content in memory.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        reactor: IReactorFromThreads,
+        system: System,
+        threads: Callable[[int, IReactorFromThreads, str], IThreads],
+        budget: Budget,
+    ) -> None:
+        self.directory = directory
+        self.system = system
+        self.budget = budget
+        self.names = Names()
+        self.writers = threads(WRITERS, reactor, "maildir writer")
+        self._committers = threads(1 + HELPERS, reactor, "maildir commit")
+        self.committer = Committer(directory, self._committers, reactor, system)
+        self._under_way = 0
+        self._none: Deferred[None] | None = None
+
+    def begin(self) -> None:
+        """Something begins that must end before :meth:`stop` has come true."""
+        self._under_way += 1
+
+    def end(self) -> None:
+        """It has ended."""
+        self._under_way -= 1
+        if self._none is not None and not self._under_way:
+            none, self._none = self._none, None
+            none.callback(None)
+
+    def clean(self, now: float) -> None:
+        """
+        Have a thread remove the left-overs of crashes from ``tmp/``; it changes regular files only.
+
+        :param now: the time of day.
+        """
+
+        def done(result: object) -> None:
+            if isinstance(result, Failure):
+                _log.failure("The left-overs in tmp/ could not be removed", result)
+            self.end()
+
+        self.begin()
+        self.writers.defer(lambda: self._clean(now)).addBoth(done)
+
+    def _clean(self, now: float) -> None:
+        with os.scandir(os.path.join(self.directory, "tmp")) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode) and now - status.st_mtime > LEFT_OVER:
+                    remove(entry.path, self.system)
+
+    def stop(self) -> Deferred[None]:
+        """
+        End the threads.
+
+        :returns: fires when all commits under way are answered and the threads have ended.
+        """
+        none: Deferred[None] = succeed(None)
+        if self._under_way:
+            none = self._none = Deferred()
+        ended = none.addCallback(lambda _: gatherResults([self.writers.stop(), self._committers.stop()]))
+        return ended.addCallback(lambda _: None)
+
+
+class MaildirDelivery(Delivery):
+    """One message on its way into a Maildir."""
+
+    __slots__ = ("_file", "_id", "_spool", "_store")
+
+    def __init__(self, store: Store, envelope: Envelope) -> None:
+        self._store = store
+        self._id = envelope.id
+        self._file = TmpFile(store.directory, store.names.make(), store.system)
+        fields = [return_path(envelope.sender)]
+        fields += [delivered_to(recipient.address) for recipient in envelope.recipients]
+        self._spool = Spool(
+            self._file.write, store.writers.defer, store.budget, SPOOL_AT, envelope.id, b"".join(fields)
+        )
+
+    def write(self, content: bytes) -> Deferred[None] | None:
+        """
+        Take the next piece; once the message is large, it is written to its file.
+
+        :returns: a Deferred when the disk is behind the client.
+        :raises TemporaryError: 452 4.3.1 if there is no space, 451 4.3.0 for other errors.
+        """
+        return self._spool.write(content)
+
+    def finish(self) -> Deferred[Reply]:
+        """
+        Commit the message.
+
+        :returns: fires once it is on the disk, or fails with the refusal. To cancel it takes back the
+            answer only: the commit goes on.
+        """
+        answer: Deferred[Reply] = Deferred()
+        self._store.begin()
+        if not self._spool.spooled:
+            self._submit(answer, self._spool.take())
+            return answer
+        # Not chained to the answer, so that cancelling that does not reach what goes on here.
+        sealed = self._spool.end().addCallback(lambda _: self._store.writers.defer(self._file.seal))
+        sealed.addCallbacks(lambda _: self._submit(answer, None), self._discard, errbackArgs=(answer,))
+        return answer
+
+    def abort(self, reason: Failure) -> Deferred[None] | None:
+        """
+        Forget the message and remove its file.
+
+        :returns: None, or a Deferred that fires when the file is gone.
+        """
+        idle = self._spool.drop()
+        if not self._spool.spooled:
+            return None
+        gone: Deferred[None] = Deferred()
+
+        def done(result: object) -> None:
+            if isinstance(result, Failure):
+                _log.failure("The file of message {id} could not be removed", result, id=self._id)
+            self._store.end()
+            gone.callback(None)
+
+        self._store.begin()
+        idle.addCallback(lambda _: self._store.writers.defer(self._file.discard)).addBoth(done)
+        return gone
+
+    def _submit(self, answer: Deferred[Reply], content: bytearray | None) -> None:
+        staged = Staged(self._file, content, lambda staged: self._conclude(answer, staged.error))
+        self._store.committer.submit(staged)
+
+    def _discard(self, failure: Failure, answer: Deferred[Reply]) -> None:
+        """Refuse a large message once its file is gone."""
+        error = failure.value
+        assert isinstance(error, Exception), "threads pass on no others"
+        removed = self._store.writers.defer(self._file.discard)
+        removed.addBoth(lambda _: self._conclude(answer, error))
+
+    def _conclude(self, answer: Deferred[Reply], error: Exception | None) -> None:
+        self._spool.release()
+        if error is not None:
+            answer.errback(refusal(error, self._id))
+        else:
+            if answer.called:
+                _log.info("Message {id} was kept after its client had stopped waiting", id=self._id)
+            answer.callback(Reply(250, f"OK, kept as {self._id}", "2.0.0"))
+        self._store.end()
+
+
+class MaildirSession(Session):
+    """Takes every message; one session serves all connections."""
+
+    __slots__ = ("_backend",)
+
+    def __init__(self, backend: MaildirBackend) -> None:
+        self._backend = backend
+
+    def data(self, envelope: Envelope) -> MaildirDelivery | Reply:
+        """
+        Begin a message.
+
+        :returns: 421 once the backend is stopped.
+        :raises RuntimeError: if it was never started.
+        """
+        backend = self._backend
+        if backend.store is not None:
+            return MaildirDelivery(backend.store, envelope)
+        if not backend.started:
+            raise RuntimeError("The Maildir is not open: startService() of its backend was not called")
+        return replies.SHUTTING_DOWN
+
+
+class MaildirBackend(Backend, Service):
+    """
+    Keeps mail in a Maildir. It is a service: nothing is opened before ``startService``.
+
+    :param directory: made if it is missing; a relative path is taken from the working directory that
+        the process has at ``startService``.
+    :param reactor: its ``callFromThread`` brings the answers.
+    :param system: the system calls.
+    :param threads: makes threads.
+    :param memory: how much content may be in memory, of all messages together, before small messages too
+        are written as they come.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        reactor: IReactorFromThreads,
+        *,
+        system: System | None = None,
+        threads: Callable[[int, IReactorFromThreads, str], IThreads] = Threads,
+        memory: int | None = None,
+    ) -> None:
+        #: As given; absolute once the service was started.
+        self.directory = directory
+        #: True from the first ``startService`` on.
+        self.started = False
+        #: What deliveries use while the service runs, else None.
+        self.store: Store | None = None
+        self._reactor = reactor
+        self._system = System() if system is None else system
+        self._threads = threads
+        self._budget = Budget() if memory is None else Budget(memory)
+        self._session = MaildirSession(self)
+
+    def __repr__(self) -> str:
+        return f"<MaildirBackend {self.directory!r}>"
+
+    @property
+    def destination(self) -> str:
+        """Where mail goes, for people."""
+        return self.directory
+
+    def open_session(self, peer: Peer, connection: IConnection) -> MaildirSession:
+        """Give the session that serves all."""
+        return self._session
+
+    def check(self) -> None:
+        """
+        Find out whether mail could be kept there, and change nothing; for ``--check``.
+
+        :raises ValueError: with the sentence of :meth:`startService`.
+        """
+        directory = os.path.abspath(self.directory)
+        for name in ("tmp", "new", "cur"):
+            path = os.path.join(directory, name)
+            while not os.path.lexists(path):
+                path = os.path.dirname(path)
+            if not os.path.isdir(path):
+                raise _unkept(directory, f"{path} is no directory")
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise _unkept(directory, f"{path} cannot be written to")
+
+    def startService(self) -> None:
+        """
+        Make the Maildir if it is missing, check that mail can be kept there, and clean ``tmp/``.
+
+        :raises ValueError: with a sentence, if mail cannot be kept there.
+        """
+        directory = os.path.abspath(self.directory)
+        try:
+            self._check(directory)
+        except OSError as error:
+            raise _unkept(directory, error.strerror) from error
+        self.directory = directory
+        self.store = Store(directory, self._reactor, self._system, self._threads, self._budget)
+        self.started = True
+        self.store.clean(time.time())
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take no further mail.
+
+        :returns: fires when all commits under way are answered and the threads have ended.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        store, self.store = self.store, None
+        return store.stop() if store is not None else succeed(None)
+
+    def _check(self, directory: str) -> None:
+        make_maildir(directory, self._system)
+        new, tmp = (os.path.join(directory, name) for name in ("new", "tmp"))
+        if os.stat(new).st_dev != os.stat(tmp).st_dev:
+            raise OSError(0, "its tmp/ and new/ are on different file systems")
+        if not os.access(new, os.W_OK | os.X_OK):
+            raise OSError(0, "its new/ cannot be written to")
+        probe = os.path.join(tmp, Names().make())
+        self._system.close(self._system.open(probe))
+        self._system.unlink(probe)
+
+
+def _unkept(directory: str, reason: str | None) -> ValueError:
+    return ValueError(
+        f"maildir: mail cannot be kept in {directory} ({reason}); "
+        "name a directory that this user can make or write to"
+    )
+
+
+def make(argument: str, reactor: IReactorFromThreads) -> MaildirBackend:
+    """
+    Make the backend of ``--backend maildir:DIR``.
+
+    :param argument: the directory; empty for ``./Maildir``.
+    :raises ValueError: with a sentence, if it cannot be a directory's name.
+    """
+    if "\0" in argument:
+        raise ValueError("maildir: a directory's name has no NUL; write one such as maildir:./Maildir")
+    return MaildirBackend(argument or "./Maildir", reactor)
