@@ -1,0 +1,72 @@
+"""
+Domains: whose mail is taken here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from smtpsvc.grammar import replies
+from smtpsvc.grammar.addresses import SyntaxProblem, is_address_literal, parse_domain
+from smtpsvc.interfaces import Outcome
+from smtpsvc.policies.chain import Policy
+from smtpsvc.values import Envelope, Recipient
+
+__all__ = ["Domains"]
+
+
+class Domains(Policy):
+    """
+    Take recipients in the listed domains; refuse others with 550 5.7.1.
+
+    Domains are compared by their A-labels without regard to case (RFC 5890 §2.3.2.4), so a U-label
+    form and its A-label form are the same. A subdomain is another domain. An address literal is
+    compared by its address and must be listed like a domain. ``<postmaster>`` without a domain is
+    always taken (RFC 5321 §4.5.1).
+
+    :param domains: at least one domain or address literal, brackets included.
+    :raises ValueError: with a sentence for the person who typed it, if one is neither, or there is none.
+    :raises TypeError: if *domains* is one str, whose letters would be taken for domains.
+    """
+
+    def __init__(self, domains: Iterable[str]) -> None:
+        if isinstance(domains, str):
+            raise TypeError(f"domains must be a list of str: [{domains!r}]")
+        self._listed = frozenset(map(_read, domains))
+        if not self._listed:
+            raise ValueError("no domain is listed, so no mail would be taken")
+
+    def rcpt(self, envelope: Envelope, recipient: Recipient) -> Outcome:
+        """Take a recipient whose domain is listed, and the bare postmaster."""
+        address = recipient.address
+        if address.is_literal:
+            taken = _literal(address.domain) in self._listed
+        elif address.domain:
+            taken = address.ascii_domain in self._listed
+        else:
+            taken = address.local.lower() == "postmaster"
+        return None if taken else replies.RELAYING_DENIED
+
+    def __repr__(self) -> str:
+        return f"Domains({sorted(self._listed)!r})"
+
+
+def _read(text: str) -> str:
+    """Give the form in which a listed domain or literal is compared."""
+    if text.startswith("["):
+        if not is_address_literal(text):
+            raise ValueError(f"{text!r} is no address literal: it must be like [192.0.2.1] or [IPv6:2001:db8::1]")
+        return _literal(text)
+    try:
+        return parse_domain(text)
+    except SyntaxProblem as problem:
+        raise ValueError(f"{text!r} is no domain: {problem}") from None
+
+
+def _literal(text: str) -> str:
+    """Write an address literal in one way of the many that IPv6 and letter case allow."""
+    inside = text[1:-1].lower()
+    if inside.startswith("ipv6:"):
+        return f"[IPv6:{ipaddress.IPv6Address(inside.removeprefix('ipv6:'))}]"
+    return f"[{inside}]"
