@@ -15,6 +15,8 @@ from functools import lru_cache
 
 import idna
 
+from smtpsvc.grammar.labels import u_labels
+
 __all__ = [
     "NULL",
     "Address",
@@ -95,6 +97,11 @@ class Address:
         if self.is_literal:
             return self.domain
         return _a_labels(self.domain) if not self.domain.isascii() else self.domain.lower()
+
+    @property
+    def unicode_domain(self) -> str:
+        """The same domain in the form to show: U-labels instead of A-labels, however the client wrote it."""
+        return self.domain if self.is_literal else u_labels(self.ascii_domain)
 
     def __str__(self) -> str:
         """Give the wire form without brackets: ``local@domain``, ``postmaster`` or nothing."""

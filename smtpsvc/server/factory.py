@@ -91,7 +91,7 @@ class SMTPFactory(Factory):
         self._verified: set[tuple[Any, type]] = set()
         # Seconds keep ids in order and apart from earlier runs, chance from other processes.
         stamp = f"{int(time.time()):x}{secrets.token_hex(3)}"
-        self._next_id = map(f"{stamp}-%x".__mod__, count(1)).__next__
+        self._next_id = map(f"{stamp}n%x".__mod__, count(1)).__next__
 
     def new_id(self) -> str:
         """Make an id for a connection or a transaction, unique for all time to come."""

@@ -8,7 +8,6 @@ conversation wait, and only then is an object made for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from types import CoroutineType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -30,13 +29,13 @@ def deferred_of(outcome: object) -> Deferred[Any] | None:
 
     :returns: the Deferred itself, or that of a coroutine, which is started; None for a plain value.
     """
-    kind = type(outcome)
-    if outcome is None or kind is Reply:
+    # A Deferred's class is an ABC, which makes isinstance slow for all that is none.
+    if not hasattr(type(outcome), "__await__"):
         return None
     if isinstance(outcome, Deferred):
         return outcome
-    if kind is CoroutineType or (hasattr(kind, "__await__") and isinstance(outcome, Coroutine)):
-        return Deferred.fromCoroutine(outcome)  # type: ignore[arg-type]
+    if isinstance(outcome, Coroutine):
+        return Deferred.fromCoroutine(outcome)
     return None
 
 

@@ -23,6 +23,7 @@ from smtpsvc.grammar.commands import (
     parse_optional_text,
     parse_query,
     parse_rcpt,
+    remembering,
 )
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import ALLOWED, ANY, NOT_SERVED, State
@@ -180,8 +181,8 @@ def core_verbs(
     rows: dict[str, tuple[Callable[[bytes], Any], Callable[[Any, Any], Any]]] = {
         "EHLO": (parse_name, partial(hello, extended=True)),
         "HELO": (parse_name, partial(hello, extended=False)),
-        "MAIL": (partial(parse_mail, parsers=mail_params, lenient=lenient), mail),
-        "RCPT": (partial(parse_rcpt, parsers=rcpt_params, lenient=lenient), rcpt),
+        "MAIL": (remembering(partial(parse_mail, parsers=mail_params, lenient=lenient)), mail),
+        "RCPT": (remembering(partial(parse_rcpt, parsers=rcpt_params, lenient=lenient)), rcpt),
         "DATA": (parse_nothing, data),
         "RSET": (parse_nothing, rset),
         "NOOP": (parse_optional_text, noop),
