@@ -13,7 +13,7 @@ the connection after it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zope.interface import Attribute, Interface
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from smtpsvc.values import Envelope, Peer, Recipient, TLSInfo
 
 Outcome: TypeAlias = None | Reply | Awaitable[None | Reply]
+
+#: Stands in front of a verb: gives None to let the command pass, or the reply that refuses it.
+Guard: TypeAlias = Callable[[Any], Reply | None]
+
+#: Looks at a verb's argument: called with the conversation and what the argument was parsed to.
+Check: TypeAlias = Callable[[Any, Any], Reply | None]
 
 
 class IBackend(Interface):
@@ -132,9 +138,9 @@ class ISession(Interface):
 
     def close(reason: Failure) -> Awaitable[None] | None:
         """
-        The connection is gone; called once, last, whatever happened.
+        The connection is gone, or XCLIENT gives it to another client; called once, last, whatever happened.
 
-        :param reason: ``ConnectionDone`` after a regular end.
+        :param reason: ``ConnectionDone`` after a regular end, and after XCLIENT.
         :returns: None, or an awaitable that goes on in the background.
         """
 
@@ -180,33 +186,62 @@ class IAuthenticated(Interface):
 
     def mechanisms(offered: Sequence[str]) -> Sequence[str]:
         """
-        Choose the mechanisms for this session.
+        Choose the mechanisms for this session; called at each EHLO and AUTH. It cannot wait.
 
-        :param offered: the names that a checker can serve and the link permits.
-        :returns: some of them.
+        :param offered: the names that a checker can serve and the link permits, the strongest first.
+        :returns: some of them; others are ignored.
         """
 
     def authenticated(account: IAccount, credentials: object) -> Outcome:
         """
-        A client has logged in.
+        A client has shown who it is; called once for each good AUTH, before its 235.
 
         :param account: the avatar; ``peer.account`` is set when this consents.
         :param credentials: only if the session has a true ``wants_credentials``, else None.
+        :returns: None or a 2xx Reply, whose text the 235 gets, to let it in; a 4xx or 5xx Reply to
+            refuse it: the client is not logged in then, and may try again.
+        """
+
+
+class IAuthorizer(Interface):
+    """Optional on a session: lets an account act as another. Without it no account may (RFC 4422 §3.4.1)."""
+
+    def authorize(account: IAccount, identity: str) -> Any:
+        """
+        An account that has shown its credentials asks to act as someone else.
+
+        :param account: who it is.
+        :param identity: the authorization identity that it asks for; not the name of *account*.
+        :returns: the :class:`IAccount` that it may act as, None to refuse (535 5.7.8), a 4xx or 5xx
+            Reply to refuse in other words, or an awaitable of these.
         """
 
 
 class ISecured(Interface):
     """Optional on a session: takes part in TLS."""
 
-    def tls_context(default: object, sni: str) -> Any:
+    def tls_context(default: Any) -> Any:
         """
-        Choose the TLS context of this connection.
+        Choose what this connection's TLS begins with; called at STARTTLS, before its 220.
 
-        :returns: a context, or an awaitable of one.
+        Not called where TLS comes before the session (implicit TLS). The name that the client asks for
+        (SNI) comes in the handshake only: to choose by it is up to what is given here, such as a
+        :class:`smtpsvc.tls.CertificateStore` or a ``CertificateOptions``.
+
+        :param default: what the others get.
+        :returns: None for *default*; or an ``IOpenSSLServerConnectionCreator`` or
+            ``IOpenSSLContextFactory``; or a 4xx or 5xx Reply to refuse; or an awaitable of these.
         """
 
     def secured(tls: TLSInfo) -> Outcome:
-        """The handshake is complete."""
+        """
+        The handshake is complete; called once, before any command is taken, and with implicit TLS before
+        the greeting.
+
+        :param tls: as it is in ``peer.tls`` too.
+        :returns: None to go on. A 4xx or 5xx Reply, best 554 5.7.0, answers every command from now on
+            but QUIT (RFC 3207 §4.1); with implicit TLS it is the greeting, and the connection is closed.
+        """
 
 
 class IGreeting(Interface):
@@ -289,9 +324,15 @@ class IExtension(Interface):
     mail_params: Mapping[str, Any] = Attribute("Parsers for parameters of MAIL, by upper-case name.")
     rcpt_params: Mapping[str, Any] = Attribute("Parsers for parameters of RCPT, by upper-case name.")
     verbs: Mapping[str, Any] = Attribute("Rows of :class:`smtpsvc.server.verbs.Verb`, by upper-case name.")
+    on_request: bool = Attribute(
+        "True if it is a promise that the backend must keep: it is offered only where the backend's "
+        "``supports`` or ``settings.enable`` has its keyword."
+    )
+    switches: frozenset[str] = Attribute("Further upper-case names that ``settings.enable`` and ``disable`` may have.")
+    argument: str = Attribute("What may stand behind its keyword and a colon in ``settings.enable``, in a word; or ''.")
     varies: bool = Attribute(
-        "True if :meth:`advertise` looks at more than the settings and at whether the connection "
-        "has TLS, is logged in and comes from a trusted proxy: EHLO is then computed each time."
+        "True if :meth:`advertise` looks at more than the settings, at whether the connection has TLS, "
+        "is logged in and comes from a trusted proxy, and at :meth:`variant`: EHLO is then computed each time."
     )
 
     def advertise(conversation: IConversation) -> str | None:
@@ -299,6 +340,43 @@ class IExtension(Interface):
         Say what EHLO shows after the keyword.
 
         :returns: the arguments, "" for none, or None to stay silent.
+        """
+
+    def configured(argument: str) -> IExtension:
+        """
+        Make one like this, as ``settings.enable`` asks.
+
+        :param argument: what stands behind the keyword and a colon; not empty.
+        :raises ValueError: with a sentence.
+        """
+
+    def guards(settings: Settings, role: Role) -> Mapping[str, Guard | None]:
+        """
+        Say which verbs this extension stands in front of; asked once, when a factory is made.
+
+        A guard is called with the conversation before a verb's sequence and syntax are looked at. It
+        gives None to let the command pass, or the reply that refuses it. A verb without one costs nothing.
+
+        :returns: guards by upper-case verb. ``"*"`` stands for all verbs that are not named; None lets a
+            named one pass.
+        """
+
+    def variant(conversation: IConversation) -> Hashable:
+        """
+        Say what else :meth:`advertise` depends on, so that the reply to EHLO is still built once for each kind.
+
+        :returns: a value that is equal where the arguments are; None if there is nothing else.
+        """
+
+    def checks(settings: Settings, role: Role) -> Mapping[str, Check]:
+        """
+        Say of which verbs this extension looks at each argument; asked once, when a factory is made.
+
+        A check is called with the conversation and what the verb's parser made of its argument, when
+        sequence and syntax are good. It gives None to let the command pass, or the reply that refuses
+        it. A verb without one costs nothing.
+
+        :returns: checks by upper-case verb.
         """
 
     def mail(conversation: IConversation, envelope: Envelope) -> Reply | None:
@@ -326,7 +404,22 @@ class IConversation(IConnection):
     session: ISession = Attribute("The backend's side.")
     extended: bool = Attribute("True after EHLO or LHLO.")
     keywords: frozenset[str] = Attribute("The upper-case keywords of the extensions that the listener has.")
-    trusted: bool = Attribute("True if the peer is one of ``settings.trusted_proxies``.")
+    max_recipients: int = Attribute("How many recipients a message of this listener may have.")
+    notes: dict[str, Any] = Attribute(
+        "What extensions keep about this connection, each under its own keyword; empty at first."
+    )
+    trusted: bool = Attribute(
+        "True if whoever gives the commands is one of ``settings.trusted_proxies``: the client, "
+        "or the proxy that gave XCLIENT."
+    )
+    secure: bool = Attribute(
+        "True if TLS protects the dialogue. TLS that ended at a proxy counts if ``settings.trust_proxy_tls``."
+    )
+
+    tls: Any = Attribute("What STARTTLS begins with, or None if the listener offers no TLS.")
+
+    def now() -> float:
+        """Tell the time of day, in seconds since the epoch."""
 
     def reply(reply: Reply) -> None:
         """Send a reply in its turn; a 221, 421 or 521 closes the connection after it."""
@@ -347,6 +440,44 @@ class IConversation(IConnection):
         :returns: the Reply, or a Deferred of it while the hook is pending.
         """
 
+    def failed(failure: Failure, hook: object = "") -> Reply:
+        """
+        Log what someone else's code raised, with its traceback, and tell the monitors.
+
+        :param hook: what was called, for the log.
+        :returns: 451 4.3.0; the failure's text stays here.
+        """
+
+    def login(account: IAccount, mechanism: str = "", logout: Callable[[], object] | None = None) -> None:
+        """
+        The client is logged in: fill ``peer.account``.
+
+        :param mechanism: how, for the monitors; "" if nothing was judged here.
+        :param logout: called once when the connection ends or STARTTLS makes it begin anew.
+        """
+
+    def login_refused(mechanism: str) -> None:
+        """Tell the monitors that a client's credentials were refused."""
+
+    def start_tls(creator: Any) -> bool:
+        """
+        Begin TLS when the reply that is given now has been sent.
+
+        The dialogue then begins anew: the client's name, its login and its transaction are forgotten,
+        and what it sends before the handshake is dropped.
+
+        :param creator: an ``IOpenSSLServerConnectionCreator``, such as :attr:`tls`.
+        :returns: False if that cannot be: the transport has none, or the connection is about to close.
+        """
+
+    def channel_binding(kind: str) -> bytes | None:
+        """
+        Give what binds an exchange to the connection's TLS.
+
+        :param kind: as registered with IANA: ``tls-exporter`` (RFC 9266), ``tls-server-end-point`` (RFC 5929).
+        :returns: None without TLS of our own, or if this kind cannot be had.
+        """
+
     def begin_again(upgraded: bool = False) -> Any:
         """
         End the transaction, if one is open, and tell the session (RFC 5321 §4.1.4).
@@ -354,16 +485,57 @@ class IConversation(IConnection):
         :returns: None, or a Deferred that fires when the session has taken note.
         """
 
+    def replace_peer(peer: Peer) -> Any:
+        """
+        Let *peer* take the place of the client: close the session, open another, and begin with the greeting.
+
+        :returns: the greeting or, from ``open_session()``, the refusal after which the connection is
+            closed; or a Deferred of either. It is the reply to the command.
+        """
+
+
+class IExtensionFactory(Interface):
+    """A plugin that makes an extension for ``--extension NAME:ARGUMENT``."""
+
+    name: str = Attribute("What stands before the colon.")
+    argument: str = Attribute("What stands after the colon, in one word; '' for nothing.")
+    summary: str = Attribute("What the extension does, in one line.")
+
+    def make(argument: str) -> IExtension:
+        """
+        Make the extension.
+
+        :param argument: what stands after the colon, or "".
+        :raises ValueError: with a sentence for the person who typed it.
+        """
+
 
 class ISASLMechanism(Interface):
-    """A SASL mechanism (RFC 4422): turns a client's responses into cred credentials; knows no SMTP."""
+    """
+    A SASL mechanism (RFC 4422): turns a client's responses into cred credentials; knows no SMTP.
+
+    :class:`smtpsvc.sasl.Mechanism` has defaults for what is not its name and its exchange.
+    """
 
     name: str = Attribute("As registered with IANA, e.g. ``SCRAM-SHA-256``.")
-    plaintext: bool = Attribute("True if it shows the password to whoever reads the line.")
-    credentials: Any = Attribute("The credentials interface it makes.")
+    plaintext: bool = Attribute("True if it shows a password or token to whoever reads the line.")
+    server_first: bool = Attribute("True if the server begins, so that there is no initial response.")
+    on_request: bool = Attribute("True if it is offered only where it is asked for by name.")
+    credentials: Sequence[Any] = Attribute("The credentials interfaces, of which a checker must take one.")
 
-    def start(context: Mapping[str, Any]) -> ISASLExchange:
-        """Begin an exchange."""
+    def available(context: Any) -> bool:
+        """
+        Say whether it can run on a connection; asked when a checker takes its credentials.
+
+        :param context: a :class:`smtpsvc.sasl.Context`.
+        """
+
+    def start(context: Any) -> ISASLExchange:
+        """
+        Begin an exchange.
+
+        :param context: a :class:`smtpsvc.sasl.Context`.
+        """
 
 
 class ISASLExchange(Interface):
@@ -373,8 +545,23 @@ class ISASLExchange(Interface):
         """
         Take the client's response.
 
-        :param response: decoded; None where the client sent no initial response.
-        :returns: a challenge to send, or the credentials.
+        :param response: decoded; None at first, where the client sent no initial response.
+        :returns: a :class:`smtpsvc.sasl.Challenge` to send, or :class:`smtpsvc.sasl.Done` with the credentials.
+        :raises smtpsvc.sasl.SASLError: with a sentence for the client, if the response makes no sense.
+        :raises twisted.cred.error.LoginFailed: to refuse it as a wrong password is refused.
+        """
+
+
+class IMechanismFactory(Interface):
+    """Makes a SASL mechanism; found as a ``twisted.plugin``."""
+
+    name: str = Attribute("The mechanism's name.")
+
+    def make() -> ISASLMechanism:
+        """
+        Make the mechanism.
+
+        :raises ValueError: with a sentence, if it cannot be had.
         """
 
 
@@ -396,7 +583,11 @@ class IMonitor(Interface):
         """A command was answered; *verb* is ``""`` for the greeting and for lines without a known verb."""
 
     def login(peer: Peer, mechanism: str, good: bool) -> None:
-        """An AUTH exchange has ended."""
+        """
+        A client's credentials were judged.
+
+        :param good: True if it is logged in now, False if it was answered 535.
+        """
 
     def message(envelope: Envelope, size: int, seconds: float, replies: Sequence[Reply]) -> None:
         """A message was taken or refused; *size* in bytes, *seconds* since its MAIL, a reply for each recipient."""

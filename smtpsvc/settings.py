@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+from twisted.internet.address import UNIXAddress
 
 from smtpsvc.grammar.addresses import is_address_literal, is_domain
 
@@ -23,6 +26,12 @@ MIB = 1024 * KIB
 AUTH_LINE = 12288
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# RFC 5321 §4.1.1.1, ehlo-keyword.
+_KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*+", re.ASCII)
+
+#: Who may speak for others: a network, or whoever can connect to our unix sockets.
+Trusted: TypeAlias = Network | Literal["unix"]
 
 
 class Role(enum.Enum):
@@ -67,6 +76,10 @@ class Limits:
     message_size: int = 32 * MIB
     #: Recipients of one message; RFC 5321 §4.5.3.1.8 asks for 100 at least.
     recipients: int = 100
+    #: MAIL commands of one connection; 0 for no limit (RFC 9422).
+    messages: int = 0
+    #: Domains among the recipients of one connection; 0 for no limit (RFC 9422).
+    recipient_domains: int = 0
     #: Longest command line with its CRLF; RFC 5321 §4.5.3.1.4 asks for 512 at least.
     line_length: int = 2000
     #: Wait for a command (RFC 5321 §4.5.3.2.7 asks for 300 at least).
@@ -77,10 +90,16 @@ class Limits:
     hook_timeout: float = 300.0
     #: Bytes that gather for a waiting conversation before its client is paused.
     read_ahead: int = 64 * KIB
+    #: Wait for the header of the PROXY protocol; a packet that was lost takes 3 to come again.
+    proxy_timeout: float = 30.0
+    #: Wait for the handshake of TLS to be complete.
+    handshake_timeout: float = 30.0
 
     def __post_init__(self) -> None:
         _check(self.message_size >= 0, "--max-message-size", "a size below 0 has no meaning; 0 is no limit")
         _check(self.recipients >= 1, "--max-recipients", f"{self.recipients} recipients would accept no mail")
+        _check(self.messages >= 0, "--max-messages", "a number below 0 has no meaning; 0 is no limit")
+        _check(self.recipient_domains >= 0, "--max-domains", "a number below 0 has no meaning; 0 is no limit")
         _check(
             self.line_length >= 512,
             "--max-line-length",
@@ -90,6 +109,8 @@ class Limits:
         _check(self.data_timeout > 0, "--data-timeout", "a wait must be longer than 0 seconds")
         _check(self.hook_timeout > 0, "hook_timeout", "a wait must be longer than 0 seconds")
         _check(self.read_ahead >= 4 * KIB, "read_ahead", "at least 4096 bytes are needed")
+        _check(self.proxy_timeout > 0, "proxy_timeout", "a wait must be longer than 0 seconds")
+        _check(self.handshake_timeout > 0, "handshake_timeout", "a wait must be longer than 0 seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +132,23 @@ class Settings:
     lenient_paths: bool = False
     #: Write ``Received:`` in front of each message (RFC 5321 §4.4).
     add_received: bool = True
-    #: Clients in these networks may speak for others (PROXY, XCLIENT, XFORWARD).
-    trusted_proxies: tuple[Network, ...] = ()
+    #: Clients in these networks may speak for others (PROXY, XCLIENT, XFORWARD); with ``"unix"``
+    #: those that connect to a unix socket too.
+    trusted_proxies: tuple[Trusted, ...] = ()
+    #: TLS that ended at a trusted proxy counts as TLS where TLS is needed.
+    trust_proxy_tls: bool = False
+    #: XCLIENT may say who has logged in.
+    xclient_login: bool = False
+    #: Before TLS only the commands that lead to it are served; others get 530 5.7.0 (RFC 3207 §4).
+    require_tls: bool = False
     #: Mechanisms that send passwords as they are may be used without TLS.
     allow_insecure_auth: bool = False
+    #: Clients of SMTP listeners must log in before MAIL, as those of submission listeners always must.
+    require_auth: bool = False
+    #: Extensions to offer although they wait to be asked for: ``NAME`` or ``NAME:ARGUMENT``.
+    enable: frozenset[str] = frozenset()
+    #: Names of extensions not to offer.
+    disable: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         _check(
@@ -133,6 +167,62 @@ class Settings:
             "--banner",
             "with the host name it must fit in one reply line of 512 octets",
         )
+        enable, disable = _names("--enable", self.enable), _names("--disable", self.disable)
+        names = [item.partition(":")[0] for item in enable]
+        for name in names:
+            _check(names.count(name) == 1, "--enable", f"{name} is given twice, with different arguments")
+            _check(name not in disable, "--disable", f"{name} is given with --enable too; which is meant?")
+        for item in disable:
+            _check(":" not in item, "--disable", f"{item!r} has an argument; write the name alone")
+        object.__setattr__(self, "enable", enable)
+        object.__setattr__(self, "disable", disable)
+        for trusted in self.trusted_proxies:
+            _check(
+                trusted == "unix" or isinstance(trusted, ipaddress.IPv4Network | ipaddress.IPv6Network),
+                "--trusted-proxies",
+                f"{trusted!r} is neither a network nor the word unix",
+            )
+
+    def enabled(self, name: str) -> str | None:
+        """
+        Tell whether :attr:`enable` has an extension.
+
+        :param name: in upper case.
+        :returns: its argument, "" if there is none, or None if it is not enabled.
+        """
+        for item in self.enable:
+            found, _, argument = item.partition(":")
+            if found == name:
+                return argument
+        return None
+
+    def trusts(self, address: object) -> bool:
+        """
+        Tell whether who connects from an address is one of :attr:`trusted_proxies`.
+
+        :param address: as Twisted gives it; an IPv4 address mapped into IPv6 counts as IPv4.
+        """
+        trusted = self.trusted_proxies
+        if not trusted or address is None:
+            return False
+        if isinstance(address, UNIXAddress):
+            return "unix" in trusted
+        try:
+            ip = ipaddress.ip_address(str(getattr(address, "host", "")).partition("%")[0])
+        except ValueError:
+            return False
+        ip = (ip.version == 6 and ip.ipv4_mapped) or ip
+        return any(ip in network for network in trusted if not isinstance(network, str))
+
+
+def _names(option: str, items: Iterable[str]) -> frozenset[str]:
+    """Put the names of extensions in upper case, and leave their arguments as they are."""
+    found = set()
+    for item in [items] if isinstance(items, str) else items:
+        name, colon, argument = item.partition(":")
+        _check(bool(_KEYWORD.fullmatch(name)), option, f"{name!r} is no name of an extension")
+        found.add(name.upper() + (colon + argument if argument else ""))
+    return frozenset(found)
 
 
 def _check(good: bool, option: str, sentence: str) -> None:
@@ -158,6 +248,40 @@ def parse_size(text: str) -> int:
 
 
 _SUFFIXES = {"K": KIB, "M": MIB, "G": 1024 * MIB}
+
+
+def parse_trusted(text: str) -> tuple[Trusted, ...]:
+    """
+    Read who may speak for others.
+
+    :param text: addresses, networks and the word ``unix``, separated by commas, e.g.
+        ``"192.0.2.10,2001:db8::/64,unix"``; "" for nobody.
+    :raises ValueError: with a sentence.
+    """
+    found: list[Trusted] = []
+    for word in text.split(",") if text.strip() else ():
+        word = word.strip()
+        if word.lower() == "unix":
+            found.append("unix")
+            continue
+        try:
+            found.append(ipaddress.ip_network(word))
+        except ValueError:
+            raise ValueError(f"{word!r} is no {_meant(word)}") from None
+    return tuple(found)
+
+
+def _meant(word: str) -> str:
+    try:
+        network = ipaddress.ip_network(word, strict=False)
+    except ValueError:
+        return "address or network; write such as 192.0.2.10 or 2001:db8::/64, or the word unix for unix sockets"
+    return f"network, since it has bits beyond its length; write {network}, or {word.partition('/')[0]} for one address"
+
+
+def format_trusted(trusted: tuple[Trusted, ...]) -> str:
+    """Write who may speak for others as :func:`parse_trusted` reads it."""
+    return ",".join(map(str, trusted))
 
 
 def format_size(size: int) -> str:

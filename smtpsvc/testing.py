@@ -8,6 +8,7 @@ time passes when the test says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -16,7 +17,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import Reply
@@ -43,7 +44,7 @@ class WireTransport(StringTransport):
         super().__init__(hostAddress=host, peerAddress=peer)  # type: ignore[no-untyped-call]
         self.writes: list[bytes] = []
         self.protocol: Any = None
-        self._unread: list[bytes] = []
+        self._unread: list[bytes | None] = []
         self._delivering = False
         # Bytes that a client which does not read owes to itself; None while it reads.
         self._unsent: int | None = None
@@ -63,8 +64,8 @@ class WireTransport(StringTransport):
         """Everything that was written."""
         return b"".join(self.writes)
 
-    def deliver(self, data: bytes) -> None:
-        """Give *data* to the protocol, now or when it reads again."""
+    def deliver(self, data: bytes | None) -> None:
+        """Give *data* to the protocol, now or when it reads again; None is the end of the client's side."""
         self._unread.append(data)
         self._deliver()
 
@@ -79,7 +80,11 @@ class WireTransport(StringTransport):
         self._delivering = True
         try:
             while self._unread and self.producerState == "producing" and not self.disconnecting:
-                self.protocol.dataReceived(self._unread.pop(0))
+                data = self._unread.pop(0)
+                if data is None:
+                    self.protocol.readConnectionLost()
+                else:
+                    self.protocol.dataReceived(data)
         finally:
             self._delivering = False
 
@@ -105,10 +110,13 @@ class Wire:
     :param address: where the client comes from.
     """
 
+    #: Makes the transport of two addresses.
+    make_transport: type[WireTransport] = WireTransport
+
     def __init__(self, factory: Any, address: IAddress | None = None) -> None:
         address = address or IPv4Address("TCP", "192.0.2.1", 50000)
         self.factory = factory
-        self.transport = WireTransport(address, IPv4Address("TCP", "198.51.100.1", 25))
+        self.transport = self.make_transport(address, IPv4Address("TCP", "198.51.100.1", 25))
         self.protocol = self.transport.protocol = factory.buildProtocol(address)
         self.lost = False
         self._seen = 0
@@ -152,7 +160,7 @@ class Wire:
 
     def shut_down_sending(self) -> Wire:
         """End the client's side of the connection; it still takes replies."""
-        self.protocol.readConnectionLost()
+        self.transport.deliver(None)
         self._settle()
         return self
 
@@ -215,16 +223,21 @@ def parse_replies(output: bytes) -> list[Reply]:
     """
     found: list[Reply] = []
     texts: list[str] = []
-    if output and not output.endswith(b"\r\n"):
-        raise ValueError(f"the last reply has no end: {output[-80:]!r}")
-    for line in output.split(b"\r\n")[:-1]:
+    before = b""
+    *lines, rest = output.split(b"\r\n")
+    for line in lines:
         code, mark, text = line[:3], line[3:4], line[4:].decode("ascii")
         if len(line) > 510 or not code.isdigit() or mark not in (b" ", b"-") or not text.isprintable():
             raise ValueError(f"{line!r} is no reply line")
+        if texts and code != before:
+            raise ValueError(f"{line!r} has another code than the line before it")
+        before = code
         texts.append(text)
         if mark == b" ":
             found.append(_parsed(int(code), texts))
             texts = []
+    if rest or texts:
+        raise ValueError(f"the last reply has no end: {output[-80:]!r}")
     return found
 
 
@@ -268,11 +281,6 @@ class Message:
         self.aborted: Failure | None = None
 
 
-#: What a script gives for a hook: the outcome itself, an exception to raise, or a function of
-#: the hook's arguments that gives or raises it.
-Answer = Any
-
-
 class ScriptedBackend(Backend):
     """
     A backend that answers as it is told and remembers what it was asked.
@@ -281,11 +289,13 @@ class ScriptedBackend(Backend):
         ``write``, ``finish``, ``abort``, ``reset``, ``close``): an outcome, an exception to raise,
         or a function of the hook's arguments. Hooks without one consent. A list is used up, one
         answer a call; what comes after it consents.
-    :param provides: optional interfaces for its sessions, with the answers of their methods.
+    :param provides: optional interfaces that its sessions provide too, such as
+        :class:`~smtpsvc.interfaces.IVerifier`; their methods are answered by the script as well.
     """
 
-    def __init__(self, answers: Mapping[str, Answer] | None = None, **more: Answer) -> None:
-        self.answers: dict[str, Answer] = {**(answers or {}), **more}
+    def __init__(self, answers: Mapping[str, Any] | None = None, *, provides: Iterable[Any] = (), **more: Any) -> None:
+        self.answers: dict[str, Any] = {**(answers or {}), **more}
+        self.provides = tuple(provides)
         #: The hooks that were called, in order: the name and its arguments.
         self.calls: list[tuple[Any, ...]] = []
         #: The messages that were begun.
@@ -315,13 +325,23 @@ class ScriptedBackend(Backend):
 
     def open_session(self, peer: Peer, connection: IConnection) -> Any:
         """Open a session that follows the script."""
+        return self.answer("open_session", peer, connection, usual=lambda: self.new_session(peer, connection))
 
-        def usual() -> ScriptedSession:
-            session = ScriptedSession(self, peer, connection)
-            self.sessions.append(session)
-            return session
+    def new_session(self, peer: Peer, connection: IConnection) -> ScriptedSession:
+        """Make a session that follows the script; for scripts that give one late."""
+        session = ScriptedSession(self, peer, connection)
+        for interface in self.provides:
+            alsoProvides(session, interface)
+            for name in interface.names():
+                setattr(session, name, partial(self.answer, name))
+        self.sessions.append(session)
+        return session
 
-        return self.answer("open_session", peer, connection, usual=usual)
+    def new_delivery(self, envelope: Envelope) -> ScriptedDelivery:
+        """Make a delivery that follows the script, and remember its message; for scripts that give one late."""
+        message = Message(envelope)
+        self.messages.append(message)
+        return ScriptedDelivery(self, message)
 
 
 @implementer(ISession)
@@ -347,13 +367,7 @@ class ScriptedSession(Session):
 
     def data(self, envelope: Envelope) -> Any:
         """Follow the script; usually take the message and remember it."""
-
-        def usual() -> ScriptedDelivery:
-            message = Message(envelope)
-            self.backend.messages.append(message)
-            return ScriptedDelivery(self.backend, message)
-
-        return self.backend.answer("data", envelope, usual=usual)
+        return self.backend.answer("data", envelope, usual=lambda: self.backend.new_delivery(envelope))
 
     def reset(self, envelope: Envelope | None, upgraded: bool) -> Any:
         """Follow the script."""
@@ -385,8 +399,3 @@ class ScriptedDelivery(Delivery):
         """Remember it, and follow the script."""
         self.message.aborted = reason
         return self.backend.answer("abort", reason)
-
-
-def dialogue(wire: Wire, lines: Iterable[str | bytes]) -> list[int]:
-    """Say *lines* one after another, and give the codes of the replies."""
-    return wire.say(*lines).codes

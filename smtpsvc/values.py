@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IAddress
+from zope.interface import implementer
 
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.commands import NO_PARAMS
+from smtpsvc.interfaces import IAccount
 from smtpsvc.settings import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from smtpsvc.interfaces import IAccount
+    from smtpsvc.grammar.proxyheader import ProxyHeader
 
 
 class Body(enum.Enum):
@@ -38,26 +40,72 @@ class TLSInfo:
     sni: str = ""
     #: The client's certificate, verified, or None.
     certificate: Any = None
+    #: The protocol negotiated by ALPN, "" for none.
+    alpn: str = ""
+    #: The common name of a client's certificate that a proxy saw, "" for none.
+    common_name: str = ""
+    #: True if a proxy saw that certificate and found it good.
+    verified: bool = False
+    #: True if the TLS ended at a trusted proxy, which says so: the link from there to here is plain.
+    proxied: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.version} with cipher {self.cipher}" if self.cipher else self.version
+
+
+@implementer(IAccount)
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Someone who has logged in, known by name alone; "" for a guest (ANONYMOUS, RFC 4505)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """
+    Where a message came from before, as a trusted client said with XFORWARD: for logs, not for permissions.
+
+    None is what was not said, or said to be unavailable. If that is :attr:`address`, the message
+    began at the client itself.
+    """
+
+    name: str | None = None
+    #: An IP address mostly, but any text may be there.
+    address: str | None = None
+    port: int | None = None
+    #: The protocol by which it came, e.g. ``ESMTP``.
+    protocol: str | None = None
+    helo: str | None = None
+    #: What the message was called there.
+    ident: str | None = None
+    #: ``LOCAL`` or ``REMOTE``: whether it came from within the client's own site.
+    source: str | None = None
 
 
 class Peer:
     """
     The client of a connection.
 
-    One object lives as long as the connection; its fields are filled as the client makes itself
-    known. A session may keep it.
+    One object lives as long as the session; its fields are filled as the client makes itself
+    known. A session may keep it. XCLIENT puts another in its place, for another session.
     """
 
-    __slots__ = ("account", "address", "extended", "helo", "host", "id", "port", "proxied_by", "tls")
+    __slots__ = (
+        "account", "address", "destination", "extended", "forwarded", "helo", "host", "id", "name", "port",
+        "proxied_by", "proxy_header", "tls",
+    )  # fmt: skip
 
     def __init__(self, address: IAddress | None, id: str) -> None:
         #: The address as Twisted gives it: ``IPv4Address``, ``IPv6Address`` or ``UNIXAddress``; None if
-        #: the transport has none.
+        #: the transport has none, or a trusted proxy says that it is not known.
         self.address = address
         #: The IP address as text; "" for a unix socket.
         self.host: str = getattr(address, "host", "")
         #: The TCP port; 0 for a unix socket.
         self.port: int = getattr(address, "port", 0)
+        #: The client's host name as a trusted proxy found it (XCLIENT); "" if none said.
+        self.name = ""
         #: Names this connection in logs; unique while the process runs.
         self.id = id
         #: The name given with EHLO, HELO or LHLO; "" before. Not to be trusted, and not always a domain.
@@ -67,8 +115,27 @@ class Peer:
         self.tls: TLSInfo | None = None
         #: Who logged in, or None.
         self.account: IAccount | None = None
-        #: The address of the trusted proxy that speaks for this client, or None.
+        #: The address of the trusted proxy that speaks for this client (PROXY, XCLIENT), or None.
         self.proxied_by: IAddress | None = None
+        #: Where the client connected to, as far as a trusted proxy said; None otherwise.
+        self.destination: IAddress | None = None
+        #: The header of the PROXY protocol that came before everything else, or None.
+        self.proxy_header: ProxyHeader | None = None
+        #: What XFORWARD said of the next message, or None; once that is begun, its envelope has it.
+        self.forwarded: Forwarded | None = None
+
+    @property
+    def speaker(self) -> IAddress | None:
+        """
+        The address of whoever gives the commands: it decides on XCLIENT and XFORWARD.
+
+        Behind a PROXY header that is the client, and not the proxy, which only carries its words;
+        None if the header does not name it. After XCLIENT it is who gave that.
+        """
+        header = self.proxy_header
+        if header is None:
+            return self.proxied_by or self.address
+        return self.address if header.local or header.source is not None else None
 
     def __repr__(self) -> str:
         return f"<Peer {self.id} {self.host or 'local'!s}>"
@@ -94,7 +161,7 @@ class Envelope:
     :class:`Body`. Names are upper case.
     """
 
-    __slots__ = ("id", "mail_params", "peer", "recipients", "role", "sender")
+    __slots__ = ("forwarded", "id", "mail_params", "peer", "recipients", "role", "sender")
 
     def __init__(
         self,
@@ -113,6 +180,8 @@ class Envelope:
         #: In the order of their RCPT commands; duplicates stay.
         self.recipients: list[Recipient] = []
         self.role = role
+        #: Where the message came from before, if a trusted client said so with XFORWARD.
+        self.forwarded: Forwarded | None = None
 
     @property
     def size(self) -> int | None:

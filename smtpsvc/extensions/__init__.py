@@ -5,17 +5,18 @@ ESMTP extensions, a file each. Every one of them comes in by the road that anyon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
 from smtpsvc.grammar.commands import NO_PARAMS
-from smtpsvc.interfaces import IConversation, IExtension
+from smtpsvc.interfaces import Check, Guard, IConversation, IExtension
 from smtpsvc.settings import Role
 
 if TYPE_CHECKING:
     from smtpsvc.grammar.replies import Reply
+    from smtpsvc.settings import Settings
     from smtpsvc.values import Envelope, Recipient
 
 
@@ -28,11 +29,34 @@ class Extension:
     mail_params: Mapping[str, Any] = NO_PARAMS
     rcpt_params: Mapping[str, Any] = NO_PARAMS
     verbs: Mapping[str, Any] = NO_PARAMS
+    on_request = False
+    switches: frozenset[str] = frozenset()
+    argument = ""
     varies = False
 
     def advertise(self, conversation: IConversation) -> str | None:
         """Show the keyword without arguments."""
         return ""
+
+    def variant(self, conversation: IConversation) -> Hashable:
+        """Depend on nothing else."""
+        return None
+
+    def configured(self, argument: str) -> Extension:
+        """
+        Take no argument.
+
+        :raises ValueError: always.
+        """
+        raise ValueError("it takes no argument")
+
+    def guards(self, settings: Settings, role: Role) -> Mapping[str, Guard | None]:
+        """Stand in front of no verb."""
+        return NO_PARAMS
+
+    def checks(self, settings: Settings, role: Role) -> Mapping[str, Check]:
+        """Look at no verb's arguments."""
+        return NO_PARAMS
 
     def mail(self, conversation: IConversation, envelope: Envelope) -> Reply | None:
         """Take any MAIL that has one of the parameters."""
@@ -44,10 +68,45 @@ class Extension:
 
 
 def defaults() -> list[Extension]:
-    """The extensions of a server that was not told otherwise, in the order of the reply to EHLO."""
+    """
+    All extensions of smtpsvc, in the order of the reply to EHLO.
+
+    Those with ``on_request`` are offered only where the backend or the settings ask for them:
+    :func:`smtpsvc.extensions.offer.offered` says which.
+    """
+    from smtpsvc.extensions.deliverby import DELIVERBY
+    from smtpsvc.extensions.dsn import DSN
     from smtpsvc.extensions.eightbit import EightBitMIME
     from smtpsvc.extensions.flags import EnhancedStatusCodes, Pipelining
+    from smtpsvc.extensions.futurerelease import FutureRelease
+    from smtpsvc.extensions.limits import LIMITS
+    from smtpsvc.extensions.mtpriority import MTPriority
+    from smtpsvc.extensions.nosoliciting import NoSoliciting
+    from smtpsvc.extensions.requiretls import RequireTLS
+    from smtpsvc.extensions.rrvs import RRVS
     from smtpsvc.extensions.size import Size
     from smtpsvc.extensions.smtputf8 import SMTPUTF8
+    from smtpsvc.extensions.starttls import StartTLS
+    from smtpsvc.extensions.xclient import XClient
+    from smtpsvc.extensions.xforward import XForward
+    from smtpsvc.extensions.xoorg import XOORG
 
-    return [Pipelining(), Size(), EightBitMIME(), SMTPUTF8(), EnhancedStatusCodes()]
+    return [
+        Pipelining(),
+        Size(),
+        EightBitMIME(),
+        SMTPUTF8(),
+        EnhancedStatusCodes(),
+        StartTLS(),
+        DSN(),
+        LIMITS(),
+        DELIVERBY(),
+        FutureRelease(),
+        MTPriority(),
+        NoSoliciting(),
+        RequireTLS(),
+        RRVS(),
+        XOORG(),
+        XClient(),
+        XForward(),
+    ]

@@ -49,6 +49,14 @@ def line_fault(line: bytes, limit: int, *, partial: bool = False) -> Reply | Non
     return replies.LINE_TOO_LONG if len(head) > limit - 2 else None
 
 
+class Query(NamedTuple):
+    """The argument of VRFY or EXPN."""
+
+    text: str
+    #: True if the client takes UTF-8 in the reply (RFC 6531 §3.7.4.2).
+    utf8: bool
+
+
 class Path(NamedTuple):
     """The argument of MAIL or RCPT."""
 
@@ -176,3 +184,12 @@ def parse_query(argument: bytes) -> str:
     if not query:
         raise SMTPError(replies.NEED_ARGUMENT)
     return query
+
+
+def parse_verify(argument: bytes) -> Query:
+    """
+    Parse the argument of VRFY or EXPN, with or without the parameter SMTPUTF8.
+
+    :raises SMTPError: as :func:`parse_query`.
+    """
+    return Query(parse_query(argument), _UTF8_TAIL.search(argument) is not None)

@@ -5,9 +5,7 @@ Dates with a time, as the parameters HOLDUNTIL and RRVS have them (RFC 3339 §5.
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
-
-from smtpsvc.grammar.addresses import SyntaxProblem
+from datetime import UTC, datetime, timedelta, timezone
 
 __all__ = ["format_date_time", "parse_date_time"]
 
@@ -24,11 +22,12 @@ def parse_date_time(text: str) -> datetime:
     :param text: like ``2026-01-31T12:00:00Z`` or ``2026-01-31T12:00:00.25+01:00``.
     :returns: the same point in UTC. Of a fraction, microseconds are kept; a leap second is the second
         that follows it.
-    :raises SyntaxProblem: for anything that is no ``date-time``, and for a date that does not exist.
+    :raises ValueError: for anything that is no ``date-time``, and for a date that does not exist; with
+        a sentence for a parser of a parameter to raise.
     """
     match = _DATE_TIME.fullmatch(text)
     if match is None:
-        raise SyntaxProblem("must be a time like 2026-01-31T12:00:00Z")
+        raise ValueError("must be a time like 2026-01-31T12:00:00Z")
     *fields, second, fraction, sign, hours, minutes = match.groups()
     leap = second == "60"
     offset = timedelta(hours=int(hours), minutes=int(minutes)) if sign else timedelta()
@@ -39,15 +38,15 @@ def parse_date_time(text: str) -> datetime:
             0 if leap else int((fraction or "")[:6].ljust(6, "0")),
             tzinfo=timezone(-offset if sign == "-" else offset),
         )  # fmt: skip
-        time = local.astimezone(timezone.utc)
+        time = local.astimezone(UTC)
         if not leap:
             return time
         after = time + _SECOND
     except (ValueError, OverflowError):
-        raise SyntaxProblem("must be a time that exists, between the years 1 and 9999") from None
+        raise ValueError("must be a time that exists, between the years 1 and 9999") from None
     # RFC 3339 §5.7: only the last minute of a month, in UTC, can have a second 60.
     if (after.day, after.hour, after.minute) != (1, 0, 0):
-        raise SyntaxProblem("has a second 60 where there is none")
+        raise ValueError("has a second 60 where there is none")
     return after
 
 
@@ -57,4 +56,4 @@ def format_date_time(seconds: float) -> str:
 
     :param seconds: since the epoch.
     """
-    return datetime.fromtimestamp(int(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

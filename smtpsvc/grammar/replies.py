@@ -42,6 +42,9 @@ class Reply:
 
     __slots__ = ("_extended", "_plain", "closes", "code", "enhanced", "text")
 
+    #: How the text is encoded.
+    charset = "ascii"
+
     code: int
     text: str
     enhanced: str
@@ -111,10 +114,33 @@ class Reply:
 
     def _encode(self, prefix: str) -> bytes:
         width = MAX_REPLY_LINE - len("250-") - len(prefix) - len("\r\n")
-        lines = list(_lines(self.text, width))
-        shown = [f"{self.code}-{prefix}{line}\r\n" for line in lines[:-1]]
-        shown.append(f"{self.code} {prefix}{lines[-1]}\r\n")
-        return "".join(shown).encode("ascii")
+        lines = _lines(self.text, width, self.charset)
+        marks = [f"{self.code}-{prefix}".encode("ascii")] * (len(lines) - 1) + [f"{self.code} {prefix}".encode("ascii")]
+        return b"".join(b"%b%b\r\n" % pair for pair in zip(marks, lines, strict=True))
+
+
+class UTF8Reply(Reply):
+    """A reply in UTF-8: for a client that has said that it takes it, and no other (RFC 6531 §3.7.4.2)."""
+
+    __slots__ = ()
+
+    charset = "utf-8"
+
+    def __reduce__(self) -> tuple[type[Reply], tuple[int, str, str]]:
+        return UTF8Reply, (self.code, self.text, self.enhanced)
+
+
+class LastReply(Reply):
+    """A reply after which the connection is closed, whatever its code."""
+
+    __slots__ = ()
+
+    def __init__(self, code: int, text: str, enhanced: str = "") -> None:
+        super().__init__(code, text, enhanced)
+        _put(self, "closes", True)
+
+    def __reduce__(self) -> tuple[type[Reply], tuple[int, str, str]]:
+        return LastReply, (self.code, self.text, self.enhanced)
 
 
 def taken(id: str) -> Reply:
@@ -135,17 +161,20 @@ def taken(id: str) -> Reply:
     return reply
 
 
-def _lines(text: str, width: int) -> list[str]:
-    """Cut *text* into printable ASCII lines of at most *width*, at spaces where there are some."""
+def _lines(text: str, width: int, charset: str) -> list[bytes]:
+    """Encode *text* as lines of at most *width* octets, cut at spaces where there are some."""
     found = []
     for line in text.translate(_CONTROLS).split("\n"):
-        shown = line.encode("ascii", "backslashreplace").decode("ascii")
+        shown = line.encode(charset, "backslashreplace")
         while len(shown) > width:
-            cut = shown.rfind(" ", width // 2, width + 1)
+            cut = shown.rfind(b" ", width // 2, width + 1)
             if cut < 0:
                 cut = width
+                while shown[cut] & 0xC0 == 0x80:
+                    # Not between the octets of a character.
+                    cut -= 1
             found.append(shown[:cut])
-            shown = shown[cut:].lstrip(" ")
+            shown = shown[cut:].lstrip(b" ")
         found.append(shown)
     return found
 
@@ -211,6 +240,7 @@ SAY_MAIL: Final = Reply(503, "Send MAIL first", "5.5.1")
 SAY_RCPT: Final = Reply(503, "No recipient was accepted, send RCPT first", "5.5.1")
 NESTED_MAIL: Final = Reply(503, "A transaction is open already, send RSET first", "5.5.1")
 NO_SUCH_USER: Final = Reply(550, "No such user here", "5.1.1")
+NOT_TRUSTED: Final = Reply(550, "Only trusted proxies may speak for others", "5.7.0")
 SENDER_NOT_ASCII: Final = Reply(550, "A sender that is not ASCII needs the SMTPUTF8 parameter", "5.6.7")
 RECIPIENT_NOT_ASCII: Final = Reply(553, "A recipient that is not ASCII needs the SMTPUTF8 parameter of MAIL", "5.6.7")
 RELAYING_DENIED: Final = Reply(550, "Mail for that domain is not taken here", "5.7.1")

@@ -13,6 +13,7 @@ import re
 from smtpsvc.grammar.addresses import SyntaxProblem
 
 __all__ = [
+    "decode_printable",
     "decode_utf8_addr_unitext",
     "decode_utf8_addr_xtext",
     "decode_xtext",
@@ -66,6 +67,18 @@ def decode_xtext(value: str) -> str:
     if not _XTEXT.fullmatch(value):
         raise SyntaxProblem("not xtext of US-ASCII, where + stands before two digits of 0-9 and A-F")
     return _HEXCHAR.sub(lambda match: chr(int(match[1], 16)), value)
+
+
+def decode_printable(value: str) -> str:
+    """
+    Read xtext that has no control characters in it, encoded or not: it can stand in a header field.
+
+    :raises SyntaxProblem: for anything else.
+    """
+    text = decode_xtext(value)
+    if not text.isprintable():
+        raise SyntaxProblem("xtext has a control character in it")
+    return text
 
 
 def encode_utf8_addr_xtext(text: str) -> str:

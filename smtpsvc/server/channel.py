@@ -5,7 +5,7 @@ What lies between a conversation and the protocol that carries it.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 
 class Mode(IntEnum):
@@ -19,10 +19,12 @@ class Mode(IntEnum):
     CONTENT = 2
     #: Nothing, until a hook has answered.
     WAITING = 3
+    #: Nothing, until the handshake of TLS is complete.
+    SECURING = 4
     #: Nothing: the farewell is due.
-    PARTING = 4
+    PARTING = 5
     #: Nothing any more.
-    CLOSED = 5
+    CLOSED = 6
 
 
 # Names of the module: the loop over the lines of a read looks at the mode after each.
@@ -30,6 +32,7 @@ LINES: Final = Mode.LINES
 PROMPT: Final = Mode.PROMPT
 CONTENT: Final = Mode.CONTENT
 WAITING: Final = Mode.WAITING
+SECURING: Final = Mode.SECURING
 PARTING: Final = Mode.PARTING
 CLOSED: Final = Mode.CLOSED
 
@@ -51,6 +54,16 @@ class Channel(Protocol):
 
     def wake(self) -> None:
         """Something has changed: send what is in :attr:`out`, and read on if that may be."""
+
+    def start_tls(self, creator: Any) -> bool:
+        """
+        Begin TLS when the replies so far are sent.
+
+        :returns: False if there is none to be had on this transport.
+        """
+
+    def channel_binding(self, kind: str) -> bytes | None:
+        """Give what binds an exchange to the connection's TLS, or None."""
 
     def hold(self, why: int) -> None:
         """Stop reading the client."""

@@ -16,15 +16,14 @@ from zope.interface import implementer
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.grammar.states import State, out_of_sequence
-from smtpsvc.interfaces import IConversation, ISession
-from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, Channel
-from smtpsvc.server.hooks import Hooks
+from smtpsvc.interfaces import IConversation
+from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, SECURING, Channel
+from smtpsvc.server.opening import Opening
 from smtpsvc.server.outcomes import deferred_of
 from smtpsvc.settings import Role, Settings
 from smtpsvc.values import Envelope, Peer, Recipient
 
 if TYPE_CHECKING:
-    from smtpsvc.grammar.trace import Received
     from smtpsvc.server.factory import SMTPFactory
     from smtpsvc.server.receiving import Receiver
     from smtpsvc.server.tables import Tables
@@ -39,7 +38,7 @@ _RCPT: Final = State.RCPT.value
 
 
 @implementer(IConversation)
-class Conversation(Hooks):
+class Conversation(Opening):
     """
     One client's dialogue.
 
@@ -49,24 +48,21 @@ class Conversation(Hooks):
     """
 
     __slots__ = (
-        "_send", "_state", "began", "enhanced", "envelope", "extended", "receiver", "session", "settings", "tables",
-        "trace",
+        "_notes", "_send", "_state", "began", "enhanced", "envelope", "extended", "receiver", "settings", "tables",
     )  # fmt: skip
 
     def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
         super().__init__(channel, factory, peer)
         self.settings: Settings = factory.settings
         self.tables: Tables = factory.tables
-        self.session: Any = None
         self.envelope: Envelope | None = None
         self.receiver: Receiver | None = None
         self.extended = False
         #: True if replies carry enhanced codes.
         self.enhanced = False
-        #: The prepared beginning of ``Received:``, made for the first message after a greeting.
-        self.trace: Received | None = None
         #: When the transaction was opened, by the factory's clock; kept only for monitors.
         self.began = 0.0
+        self._notes: dict[str, Any] | None = None
         self._state = _CONNECTED
         self._send = channel.out.append
 
@@ -86,51 +82,27 @@ class Conversation(Hooks):
         return self.tables.keywords
 
     @property
+    def max_recipients(self) -> int:
+        """How many recipients a message may have."""
+        return self.tables.max_recipients
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What extensions keep about this connection."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
+
+    @property
     def trusted(self) -> bool:
-        """True if the peer is in ``settings.trusted_proxies``."""
+        """True if whoever gives the commands is one of ``settings.trusted_proxies``."""
         return self.tables.trusts(self.peer)
 
-    # The beginning.
-
-    def open(self) -> None:
-        """The client is there: ask the backend for a session, then greet."""
-        watch = self.factory.watch.connected
-        if watch is not None:
-            watch(self.peer)
-        try:
-            session = self.factory.backend.open_session(self.peer, self)
-        except Exception:
-            self._opened(Failure())
-            return
-        self.settle(session, self._opened, late=self._opened_late)
-
-    def _opened(self, value: Any) -> None:
-        if value is None or isinstance(value, (Reply, Failure)):
-            if value is None:
-                value = Failure(TypeError("open_session() gave None: an ISession or a Reply was expected"))
-            reply = self.judge(value, "open_session") or replies.NO_SESSION
-            if reply.positive or reply in (replies.LOCAL_ERROR, replies.HOOK_TIMED_OUT):
-                reply = replies.NO_SESSION
-            self.finish(reply)
-            return
-        try:
-            self.factory.verify(ISession, value)
-        except Exception:
-            self.failed(Failure(), "open_session")
-            self.finish(replies.NO_SESSION)
-            return
-        self.session = value
-        if self.mode is not CLOSED:
-            self.mode = LINES
-            self._answer(None, self.tables.greeting)
-
-    def _opened_late(self, value: Any) -> None:
-        # The client did not wait for its session, which must learn that it is over all the same.
-        if isinstance(value, Failure):
-            self.discard(value)
-        elif value is not None and not isinstance(value, Reply):
-            self.session = value
-            self._close_session(Failure(SMTPError(replies.NO_SESSION)))
+    @property
+    def secure(self) -> bool:
+        """True if TLS protects the dialogue; TLS that ended at a proxy counts if ``settings.trust_proxy_tls``."""
+        tls = self.peer.tls
+        return tls is not None and (not tls.proxied or self.settings.trust_proxy_tls)
 
     # Lines.
 
@@ -169,7 +141,11 @@ class Conversation(Hooks):
         if type(outcome) is Reply:
             self._answer(verb, outcome)
         else:
-            self.settle(outcome, lambda value: self._answer(verb, self.judge(value, verb.name) or replies.OK))
+            self.settle(outcome, lambda value: self._settled(verb, value))
+
+    def _settled(self, verb: Verb, value: Any) -> None:
+        """What a verb's proceed has promised is there."""
+        self._answer(verb, value if type(value) is Reply else self.judge(value, verb.name) or replies.OK)
 
     def refuse_line(self, reply: Reply) -> None:
         """Answer a line that is no command line: too long, or damaged."""
@@ -194,7 +170,29 @@ class Conversation(Hooks):
         self._answer(None, reply)
         self.channel.wake()
 
+    # TLS.
+
+    @property
+    def tls(self) -> Any:
+        """What STARTTLS begins with, or None if it is not offered."""
+        return self.factory.tls
+
+    def start_tls(self, creator: Any) -> bool:
+        """Begin TLS when the reply that is given now has been sent; False if that cannot be."""
+        if self.farewell is not None or not self.channel.start_tls(creator):
+            return False
+        self.mode = SECURING
+        return True
+
+    def channel_binding(self, kind: str) -> bytes | None:
+        """Give what binds an exchange to the connection's TLS, or None."""
+        return self.channel.channel_binding(kind)
+
     # Transactions.
+
+    def now(self) -> float:
+        """Tell the time of day, in seconds since the epoch."""
+        return self.factory.wall_clock()
 
     def new_id(self) -> str:
         """Make an id for a transaction, unique for all time to come."""
@@ -208,10 +206,18 @@ class Conversation(Hooks):
         self.trace = None
         self._state = _GREETED
 
+    def ungreeted(self) -> None:
+        """The client has not said who it is: what came of it is forgotten."""
+        self.extended = self.enhanced = False
+        self.trace = None
+        self._state = _CONNECTED
+
     def open_transaction(self, envelope: Envelope) -> None:
         """MAIL was taken."""
         self.envelope = envelope
         self._state = _MAIL
+        if envelope.forwarded is not None:
+            self.peer.forwarded = None
         if self.factory.watch.message is not None:
             self.began = self.factory.clock.seconds()
 
@@ -228,6 +234,13 @@ class Conversation(Hooks):
         :returns: None, or a Deferred that fires when the session has taken note.
         """
         envelope, self.envelope = self.envelope, None
+        self.peer.forwarded = None
+        if upgraded:
+            # RFC 3207 §4.2.
+            self.logout()
+            self.peer.helo = ""
+            self.peer.extended = self.extended = self.enhanced = False
+            self._state = _CONNECTED
         if self._state != _CONNECTED:
             self._state = _GREETED
         try:
@@ -273,7 +286,10 @@ class Conversation(Hooks):
         """Send a last reply when the replies before it are sent, and close."""
         if self.mode is CLOSED or self.farewell is not None:
             return
-        if self.pending_prompt is not None:
+        if self.mode is SECURING:
+            # In the middle of a handshake no reply can be sent.
+            self.mode = CLOSED
+        elif self.pending_prompt is not None:
             self.end_prompt(reply)
         elif self.wait is not None:
             # A hook is being asked: its answer goes first.
@@ -322,7 +338,7 @@ class Conversation(Hooks):
         if prompt is not None:
             prompt.addErrback(lambda _: None)
             prompt.errback(reason)
-        self._close_session(reason)
+        self.close_session(reason)
         watch = self.factory.watch.disconnected
         if watch is not None:
             watch(self.peer, reason)
@@ -331,8 +347,3 @@ class Conversation(Hooks):
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             receiver.abort(reason)
-
-    def _close_session(self, reason: Failure) -> None:
-        session, self.session = self.session, None
-        if session is not None:
-            self.background(session.close, reason)

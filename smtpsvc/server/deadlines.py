@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
+
+from smtpsvc.grammar import replies
+from smtpsvc.server.channel import BY_SESSION, BY_TRANSPORT, CLOSED, CONTENT, SECURING, WAITING
+
+if TYPE_CHECKING:
+    from smtpsvc.server.conversation import Conversation
+    from smtpsvc.server.factory import SMTPFactory
 
 
 class Watched(Protocol):
@@ -82,3 +89,47 @@ class Sweep:
         self.now = now = self._clock.seconds()
         for connection in tuple(self._watched):
             connection.check_deadline(now - self.interval)
+
+
+class Timed:
+    """The part of a protocol that acts when its client or the backend is late."""
+
+    factory: SMTPFactory
+    conversation: Conversation
+    since: float
+    paused: Any
+
+    if TYPE_CHECKING:
+
+        def abort(self) -> None: ...
+
+        def check_handshake(self, waited: float) -> None: ...
+
+        def wake(self) -> None: ...
+
+    def check_deadline(self, now: float) -> None:
+        """
+        Act if the client or the backend is late (RFC 5321 §4.5.3.2).
+
+        :param now: the sweep's time, less the error of :attr:`since`.
+        """
+        conversation = self.conversation
+        mode = conversation.mode
+        limits = self.factory.settings.limits
+        waited = now - self.since
+        if mode is WAITING:
+            if waited > limits.hook_timeout:
+                self.since = now
+                conversation.expire()
+                self.wake()
+        elif mode is SECURING:
+            self.check_handshake(waited)
+        elif self.paused & BY_SESSION:
+            self.since = now
+        elif waited <= (limits.data_timeout if mode is CONTENT else limits.command_timeout):
+            return
+        elif mode is CLOSED or self.paused & BY_TRANSPORT:
+            # It does not even read that it was told to go.
+            self.abort()
+        else:
+            conversation.close(replies.TIMED_OUT)

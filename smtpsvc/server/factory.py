@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
@@ -19,14 +19,24 @@ from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
 from smtpsvc.extensions import defaults
-from smtpsvc.interfaces import IBackend, IExtension, IMonitor
-from smtpsvc.server.deadlines import MonotonicClock, Sweep
+from smtpsvc.interfaces import IBackend, IExtension, IMonitor, ISASLMechanism
+from smtpsvc.server.deadlines import MonotonicClock, Sweep, Watched
 from smtpsvc.server.protocol import SMTPProtocol
 from smtpsvc.server.tables import Tables
 from smtpsvc.server.watch import Watch
 from smtpsvc.session import Session
 from smtpsvc.settings import Role, Settings
 from smtpsvc.values import Peer
+
+
+class Connection(Watched, Protocol):
+    """What a factory knows of each of its connections."""
+
+    def shut_down(self) -> None:
+        """The service ends: say so if that may be, and close."""
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
 
 
 class SMTPFactory(Factory):
@@ -37,11 +47,17 @@ class SMTPFactory(Factory):
     :param settings: how to behave; the defaults if None.
     :param role: what the listener is for.
     :param extensions: all that are offered; :func:`smtpsvc.extensions.defaults` if None.
+    :param portal: a portal of ``twisted.cred`` whose realm gives an :class:`~smtpsvc.interfaces.IAccount`;
+        it adds AUTH to the extensions. None for no AUTH.
+    :param mechanisms: for AUTH, the strongest first; :func:`smtpsvc.sasl.default_mechanisms` if None.
     :param monitors: watch what happens.
     :param clock: schedules and measures deadlines, and must be monotonic; the reactor's timed calls
         with the system's monotonic clock if None.
     :param wall_clock: the time of day in seconds since the epoch, for ``Received:``.
-    :raises ValueError: with a sentence, if the extensions clash.
+    :param tls: what TLS begins with: a :class:`~smtpsvc.tls.CertificateStore`, a ``CertificateOptions``, or
+        any ``IOpenSSLServerConnectionCreator``; without it STARTTLS is not offered.
+    :param implicit_tls: TLS comes first, with *tls*; session and greeting wait for it (RFC 8314).
+    :raises ValueError: with a sentence, if the extensions clash, or there is no *tls* for *implicit_tls*.
     :raises zope.interface.Invalid: if *backend* or an extension does not provide its interface.
     """
 
@@ -56,9 +72,13 @@ class SMTPFactory(Factory):
         *,
         role: Role = Role.SMTP,
         extensions: Iterable[IExtension] | None = None,
+        portal: Any = None,
+        mechanisms: Iterable[ISASLMechanism] | None = None,
         monitors: Iterable[IMonitor] = (),
         clock: IReactorTime | None = None,
         wall_clock: Callable[[], float] = time.time,
+        tls: Any = None,
+        implicit_tls: bool = False,
     ) -> None:
         verifyObject(IBackend, backend)
         settings = settings or Settings()
@@ -70,8 +90,18 @@ class SMTPFactory(Factory):
 
             clock = MonotonicClock(reactor)
         offered = list(defaults() if extensions is None else extensions)
+        if portal is not None:
+            from smtpsvc.extensions.auth import Auth
+
+            offered.append(Auth(portal, mechanisms))
+        elif settings.require_auth and role is Role.SMTP:
+            raise ValueError("--require-auth needs --auth: without it nobody could log in")
         for extension in offered:
             verifyObject(IExtension, extension)
+        if implicit_tls and tls is None:
+            raise ValueError("implicit TLS needs a certificate: give tls, such as a CertificateStore")
+        self.tls = tls
+        self.implicit_tls = implicit_tls
         self.backend = backend
         self.settings = settings
         self.role = role
@@ -80,9 +110,15 @@ class SMTPFactory(Factory):
         self.tables = Tables(settings, backend, role, offered)
         self.watch = Watch(monitors)
         #: The open connections.
-        self.connections: set[SMTPProtocol] = set()
+        self.connections: set[Connection] = set()
         limits = settings.limits
-        shortest = min(limits.command_timeout, limits.data_timeout, limits.hook_timeout)
+        shortest = min(
+            limits.command_timeout,
+            limits.data_timeout,
+            limits.hook_timeout,
+            limits.proxy_timeout,
+            limits.handshake_timeout,
+        )
         self.sweep = Sweep(clock, self.connections, shortest)
         #: The protocol that is being read, or None.
         self.reading: SMTPProtocol | None = None
@@ -101,12 +137,12 @@ class SMTPFactory(Factory):
         """Make the protocol for a client."""
         return self.protocol(self, Peer(addr, self._next_id()))
 
-    def connected(self, protocol: SMTPProtocol) -> None:
+    def connected(self, protocol: Connection) -> None:
         """A protocol has its connection."""
         self.connections.add(protocol)
         self.sweep.begin()
 
-    def disconnected(self, protocol: SMTPProtocol) -> None:
+    def disconnected(self, protocol: Connection) -> None:
         """A protocol has lost its connection."""
         self.connections.discard(protocol)
         if not self.connections:

@@ -83,27 +83,36 @@ class Hooks:
 
         return self._later(outcome, answer)
 
-    def call(self, answer: Callable[[Any], Reply], hook: Callable[..., Any], *args: Any) -> Reply | Deferred[Reply]:
+    def call(
+        self,
+        answer: Callable[[Any], Reply],
+        hook: Callable[..., Any],
+        *args: Any,
+        late: Callable[[Any], None] | None = None,
+    ) -> Reply | Deferred[Reply]:
         """
         Call a hook that gives other things than replies.
 
         :param answer: turns what it gave, or the Failure of what it raised, into a Reply.
+        :param late: called with the value instead if it comes after a deadline or a loss.
         :returns: the Reply, or a Deferred of it while the hook is pending.
         """
         try:
             outcome = hook(*args)
         except Exception:
             return answer(Failure())
-        return self._later(outcome, answer)
+        return self._later(outcome, answer, late)
 
-    def _later(self, outcome: Any, answer: Callable[[Any], Reply]) -> Reply | Deferred[Reply]:
+    def _later(
+        self, outcome: Any, answer: Callable[[Any], Reply], late: Callable[[Any], None] | None = None
+    ) -> Reply | Deferred[Reply]:
         deferred = deferred_of(outcome)
         if deferred is None:
             return answer(outcome)
         wait = Wait(deferred)
         if wait.fired:
             return answer(wait.value)
-        done: Deferred[Reply] = Deferred(lambda _: wait.abandon(self.discard))
+        done: Deferred[Reply] = Deferred(lambda _: wait.abandon(late or self.discard))
         wait.then = lambda value: done.callback(answer(value))
         return done
 
@@ -155,7 +164,9 @@ class Hooks:
 
         def go_on(value: Any) -> None:
             self.wait = None
-            self.mode = mode
+            if self.mode is WAITING:
+                # Else the answer has changed it already: content comes next, or TLS.
+                self.mode = mode
             try:
                 then(value)
             except Exception:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
@@ -17,16 +17,18 @@ from smtpsvc.grammar.commands import BARE, line_fault
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.server.channel import (
     BY_READ_AHEAD,
-    BY_SESSION,
     BY_TRANSPORT,
     CLOSED,
     CONTENT,
     LINES,
     PARTING,
     PROMPT,
+    SECURING,
     WAITING,
 )
 from smtpsvc.server.conversation import Conversation
+from smtpsvc.server.deadlines import Timed
+from smtpsvc.server.secured import Securing, handshake_problem
 from smtpsvc.settings import AUTH_LINE, KIB
 from smtpsvc.values import Peer
 
@@ -43,8 +45,8 @@ _PROGRESS: Final = 512
 _CR: Final = ord("\r")
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
-class SMTPProtocol(LineReceiver):
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
+class SMTPProtocol(Securing, Timed, LineReceiver):
     """
     One connection.
 
@@ -89,7 +91,7 @@ class SMTPProtocol(LineReceiver):
         factory = self.factory
         factory.connected(self)
         self.transport.registerProducer(self, True)
-        self.conversation.open()
+        self.open()
         self.wake()
 
     def dataReceived(self, data: bytes) -> None:
@@ -123,6 +125,9 @@ class SMTPProtocol(LineReceiver):
         self.out.clear()
         self._gathered.clear()
         self._buffer = b""
+        self.tls = None
+        if self.conversation.mode is SECURING:
+            self.handshake_failed(handshake_problem(reason))
         self.factory.disconnected(self)
         self.conversation.lost(reason)
 
@@ -272,6 +277,8 @@ class SMTPProtocol(LineReceiver):
         self._buffer = rest
         if self.out:
             self._send()
+        if mode is SECURING:
+            self.begin_tls()
         if held:
             if mode is WAITING and len(rest) > self.factory.settings.limits.read_ahead:
                 self.paused |= BY_READ_AHEAD
@@ -352,31 +359,6 @@ class SMTPProtocol(LineReceiver):
             self.conversation.refuse_line(wrong)
 
     # Ends.
-
-    def check_deadline(self, now: float) -> None:
-        """
-        Act if the client or the backend is late (RFC 5321 §4.5.3.2).
-
-        :param now: the sweep's time, less the error of :attr:`since`.
-        """
-        conversation = self.conversation
-        mode = conversation.mode
-        limits = self.factory.settings.limits
-        waited = now - self.since
-        if mode is WAITING:
-            if waited > limits.hook_timeout:
-                self.since = now
-                conversation.expire()
-                self.wake()
-        elif self.paused & BY_SESSION:
-            self.since = now
-        elif waited <= (limits.data_timeout if mode is CONTENT else limits.command_timeout):
-            return
-        elif mode is CLOSED or self.paused & BY_TRANSPORT:
-            # It does not even read that it was told to go.
-            self.abort()
-        else:
-            conversation.close(replies.TIMED_OUT)
 
     def shut_down(self) -> None:
         """Tell the client that the service ends, and close."""

@@ -146,7 +146,13 @@ class Receiver:
                 helo=peer.helo,
                 host=peer.host,
                 by=settings.hostname,
-                protocol=with_protocol(extended=conversation.extended, utf8=envelope.utf8),
+                protocol=with_protocol(
+                    extended=conversation.extended,
+                    tls=peer.tls is not None,
+                    authenticated=peer.account is not None,
+                    utf8=envelope.utf8,
+                ),
+                tls=str(peer.tls or ""),
             )
             if not envelope.utf8:
                 conversation.trace = received

@@ -7,14 +7,16 @@ once for each kind of client.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from smtpsvc.extensions import Extension
+from smtpsvc.extensions.offer import offered
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
-from smtpsvc.interfaces import IBackend, IExtension, IGreeting, IVerifier
+from smtpsvc.grammar.states import ANY, State, out_of_sequence
+from smtpsvc.interfaces import Check, Guard, IBackend, IExtension, IGreeting, IVerifier
 from smtpsvc.server.verbs import Verb, core_verbs
 from smtpsvc.settings import Role, Settings
 from smtpsvc.values import Envelope, Peer, Recipient
@@ -34,7 +36,8 @@ class Tables:
     def __init__(self, settings: Settings, backend: IBackend, role: Role, extensions: Iterable[IExtension]) -> None:
         self.settings = settings
         self.role = role
-        self.extensions = [extension for extension in extensions if role in extension.roles]
+        chosen = offered(extensions, settings, backend.supports)
+        self.extensions = [extension for extension in chosen if role in extension.roles]
         keywords: dict[str, str] = {}
         for extension in self.extensions:
             _claim(keywords, extension.keyword.upper(), extension, "the keyword")
@@ -56,7 +59,7 @@ class Tables:
         self.verbs = {
             # A plain int: the flags of an IntFlag cost ten times as much to compare.
             name.encode("ascii"): replace(verb, name=name, allowed=int(verb.allowed))
-            for name, verb in named.items()
+            for name, verb in self._guarded(self._checked(named)).items()
         }
 
         #: The row of DATA, for the reply to a message.
@@ -67,11 +70,13 @@ class Tables:
         #: The reply to one recipient too many.
         self.one_more = replies.ONE_RECIPIENT_EACH if one_each else replies.TOO_MANY_RECIPIENTS
         self.greeting = PlainReply(220, f"{settings.hostname} {settings.banner}".rstrip())
-        served = [name for name, verb in named.items() if verb.proceed is not named["TURN"].proceed]
+        served = [name for name, verb in named.items() if verb.listed]
         self.help = Reply(214, f"Commands: {' '.join(sorted(served))}\nSee RFC 5321", "2.0.0")
         self._hello = PlainReply(250, settings.hostname)
-        self._welcomes: dict[tuple[bool, ...], Reply] = {}
+        self._welcomes: dict[tuple[Hashable, ...], Reply] = {}
         self._varies = any(extension.varies for extension in self.extensions)
+        own = [each for each in self.extensions if getattr(type(each), "variant", None) is not Extension.variant]
+        self._variants = [extension.variant for extension in own]
 
     def _params(self, command: str) -> tuple[dict[str, Parser], dict[str, Callable[..., Reply | None]]]:
         """Merge the parameters of MAIL or RCPT, and the checks of the extensions that bring them."""
@@ -84,6 +89,25 @@ class Tables:
                 parsers[name.upper()] = parser
                 checks[name.upper()] = getattr(extension, command)
         return parsers, checks
+
+    def _checked(self, named: Mapping[str, Verb]) -> dict[str, Verb]:
+        """Let the extensions look at arguments, the first before the others; a row without a check stays as it is."""
+        rows = dict(named)
+        for extension in reversed(self.extensions):
+            for name, check in extension.checks(self.settings, self.role).items():
+                rows[name] = _checked(rows[name], check)
+        return rows
+
+    def _guarded(self, named: Mapping[str, Verb]) -> dict[str, Verb]:
+        """Put the extensions' guards in front of the verbs, the first outermost; a row without one stays as it is."""
+        rows = dict(named)
+        for extension in reversed(self.extensions):
+            guards = extension.guards(self.settings, self.role)
+            for name in rows if guards else ():
+                guard = guards[name] if name in guards else guards.get("*")
+                if guard is not None:
+                    rows[name] = _guarded(rows[name], guard)
+        return rows
 
     def check_mail(self, conversation: Conversation, envelope: Envelope) -> Reply | None:
         """Ask the extensions whose parameters a MAIL has; the first refusal wins."""
@@ -102,12 +126,9 @@ class Tables:
         return None
 
     def trusts(self, peer: Peer) -> bool:
-        """True if *peer* is in one of ``settings.trusted_proxies``."""
-        networks = self.settings.trusted_proxies
-        if not networks or not peer.host:
-            return False
-        address = ipaddress.ip_address(peer.host.partition("%")[0])
-        return any(address in network for network in networks)
+        """True if whoever gives *peer*'s commands is one of ``settings.trusted_proxies``."""
+        settings = self.settings
+        return bool(settings.trusted_proxies) and settings.trusts(peer.speaker)
 
     def welcome(self, conversation: Conversation) -> Reply:
         """The reply to EHLO or HELO (RFC 5321 §4.1.1.1)."""
@@ -119,7 +140,11 @@ class Tables:
         if edits or self._varies:
             lines = self.announce(conversation, verifies)
             return self._worded(session.ehlo(lines) if edits else lines)
-        kind = (peer.tls is not None, peer.account is not None, conversation.trusted, verifies)
+        # None without TLS; False if it ended at a proxy and does not count.
+        protected = peer.tls and conversation.secure
+        kind: tuple[Hashable, ...] = (protected, peer.account is not None, conversation.trusted, verifies)
+        if self._variants:
+            kind += tuple([variant(conversation) for variant in self._variants])
         reply = self._welcomes.get(kind)
         if reply is None:
             reply = self._welcomes[kind] = self._worded(self.announce(conversation, verifies))
@@ -149,6 +174,34 @@ class PlainReply(Reply):
     def wire(self, extended: bool) -> bytes:
         """Encode the reply without the enhanced code, whatever the client asked for."""
         return super().wire(False)
+
+
+def _checked(verb: Verb, check: Check) -> Verb:
+    """Make a row that asks *check* when its argument was parsed."""
+
+    def proceed(conversation: Conversation, value: Any) -> Any:
+        refusal = check(conversation, value)
+        return verb.proceed(conversation, value) if refusal is None else refusal
+
+    return replace(verb, proceed=proceed)
+
+
+def _guarded(verb: Verb, guard: Guard) -> Verb:
+    """Make a row that asks *guard* before all else."""
+
+    def proceed(conversation: Conversation, argument: bytes) -> Any:
+        refusal = guard(conversation)
+        if refusal is not None:
+            return refusal
+        if not conversation.state & verb.allowed:
+            return out_of_sequence(State(verb.allowed), conversation.state)
+        try:
+            value = verb.parse(argument)
+        except ValueError as problem:
+            return Reply(501, str(problem), "5.5.4")
+        return verb.proceed(conversation, value)
+
+    return replace(verb, allowed=ANY, parse=bytes, proceed=proceed)
 
 
 def _claim(claimed: dict[str, str], name: str, extension: Any, what: str) -> None:

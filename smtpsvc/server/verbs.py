@@ -10,22 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.commands import (
     Path,
+    Query,
     parse_mail,
     parse_name,
     parse_nothing,
     parse_optional_text,
-    parse_query,
     parse_rcpt,
+    parse_verify,
     remembering,
 )
-from smtpsvc.grammar.replies import Reply
+from smtpsvc.grammar.replies import Reply, UTF8Reply
 from smtpsvc.grammar.states import ALLOWED, ANY, NOT_SERVED, State
 from smtpsvc.interfaces import IVerifier
 from smtpsvc.server.receiving import data
@@ -34,6 +35,11 @@ from smtpsvc.values import Envelope, Recipient
 if TYPE_CHECKING:
     from smtpsvc.grammar.params import Parser
     from smtpsvc.server.conversation import Conversation
+
+
+#: What VRFY and EXPN have found needs UTF-8, and the client has not said that it takes it (RFC 6531 §3.7.4.2).
+ASK_IN_UTF8: Final = Reply(252, "The answer needs UTF-8, ask again with the SMTPUTF8 parameter", "2.6.8")
+NO_UTF8: Final = Reply(504, "The SMTPUTF8 parameter is not offered", "5.5.4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Verb:
     :param proceed: takes the conversation and the value; gives an
         :data:`~smtpsvc.interfaces.Outcome`, of which None is 250.
     :param plain: its replies carry no enhanced status code (RFC 2034 §4).
+    :param listed: HELP names it.
     :param name: filled in by the factory.
     """
 
@@ -54,6 +61,7 @@ class Verb:
     parse: Callable[[bytes], Any]
     proceed: Callable[[Any, Any], Any]
     plain: bool = False
+    listed: bool = True
     name: str = ""
 
 
@@ -83,6 +91,9 @@ def mail(conversation: Conversation, path: Path) -> Any:
     if not path.ascii and "SMTPUTF8" not in params:
         return replies.SENDER_NOT_ASCII
     envelope = Envelope(conversation.new_id(), conversation.peer, path.address, params, conversation.role)
+    forwarded = conversation.peer.forwarded
+    if forwarded is not None:
+        envelope.forwarded = forwarded
     if params:
         refusal = conversation.tables.check_mail(conversation, envelope)
         if refusal is not None:
@@ -137,7 +148,7 @@ def help(conversation: Conversation, _: str) -> Reply:
     return conversation.tables.help
 
 
-def vrfy(conversation: Conversation, query: str) -> Any:
+def vrfy(conversation: Conversation, query: Query) -> Any:
     """VRFY: ask the session, if it is an IVerifier (RFC 5321 §3.5)."""
     session = conversation.session
     if not IVerifier.providedBy(session):
@@ -145,7 +156,7 @@ def vrfy(conversation: Conversation, query: str) -> Any:
     return _listed(conversation, session.verify, query, replies.CANNOT_VERIFY)
 
 
-def expn(conversation: Conversation, query: str) -> Any:
+def expn(conversation: Conversation, query: Query) -> Any:
     """EXPN: ask the session, if it is an IVerifier (RFC 5321 §3.5)."""
     session = conversation.session
     if not IVerifier.providedBy(session):
@@ -153,13 +164,19 @@ def expn(conversation: Conversation, query: str) -> Any:
     return _listed(conversation, session.expand, query, replies.NO_SUCH_USER)
 
 
-def _listed(conversation: Conversation, hook: Callable[[str], Any], query: str, nothing: Reply) -> Any:
-    def answer(found: Any) -> Reply:
-        if isinstance(found, list) and all(isinstance(item, str) for item in found):
-            return Reply(250, "\n".join(item.replace("\n", " ") for item in found), "2.1.5") if found else nothing
-        return conversation.judge(found) or nothing
+def _listed(conversation: Conversation, hook: Callable[[str], Any], query: Query, nothing: Reply) -> Any:
+    if query.utf8 and "SMTPUTF8" not in conversation.keywords:
+        return NO_UTF8
 
-    result: Reply | Deferred[Reply] = conversation.call(answer, hook, query)
+    def answer(found: Any) -> Reply:
+        if not (isinstance(found, list) and all(isinstance(item, str) for item in found)):
+            return conversation.judge(found) or nothing
+        text = "\n".join(item.replace("\n", " ") for item in found)
+        if not text.isascii():
+            return UTF8Reply(250, text, "2.1.5") if query.utf8 else ASK_IN_UTF8
+        return Reply(250, text, "2.1.5") if found else nothing
+
+    result: Reply | Deferred[Reply] = conversation.call(answer, hook, query.text)
     return result
 
 
@@ -187,13 +204,13 @@ def core_verbs(
         "RSET": (parse_nothing, rset),
         "NOOP": (parse_optional_text, noop),
         "QUIT": (parse_nothing, quit),
-        "VRFY": (parse_query, vrfy),
-        "EXPN": (parse_query, expn),
+        "VRFY": (parse_verify, vrfy),
+        "EXPN": (parse_verify, expn),
         "HELP": (parse_optional_text, help),
     }
     verbs = {
         name: Verb(ALLOWED[name], parse, proceed, plain=name in ("EHLO", "HELO"))
         for name, (parse, proceed) in rows.items()
     }
-    verbs.update((name, Verb(ANY, bytes, not_served)) for name in NOT_SERVED)
+    verbs.update((name, Verb(ANY, bytes, not_served, listed=False)) for name in NOT_SERVED)
     return verbs

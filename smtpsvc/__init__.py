@@ -1,0 +1,128 @@
+"""
+A mail service for Twisted: takes mail by SMTP and keeps it, or hands it to your Python.
+
+The names here are the public ones. Each is imported when it is first asked for, so that Twisted can
+look for plugins, and a program can choose its reactor, without loading a server.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smtpsvc._version import __version__
+    from smtpsvc.backends.function import Message, on_message
+    from smtpsvc.extensions import Extension
+    from smtpsvc.grammar.addresses import Address
+    from smtpsvc.grammar.replies import PermanentError, Reply, SMTPError, TemporaryError
+    from smtpsvc.interfaces import (
+        IAccount,
+        IAuthenticated,
+        IBackend,
+        IBackendFactory,
+        IConnection,
+        IConversation,
+        IDelivery,
+        IExtension,
+        IExtensionFactory,
+        IGreeting,
+        ILogged,
+        IMonitor,
+        IPolicy,
+        ISASLExchange,
+        ISASLMechanism,
+        ISecured,
+        ISession,
+        IVerifier,
+    )
+    from smtpsvc.parameters import ByMode, DeliverBy, Notify, OriginalRecipient, Ret, RRVSAction, ValidSince
+    from smtpsvc.policies.chain import Policy, with_policies
+    from smtpsvc.server.factory import SMTPFactory
+    from smtpsvc.service import MailService
+    from smtpsvc.session import Backend, Delivery, Session
+    from smtpsvc.settings import BareNewline, Limits, Role, Settings
+    from smtpsvc.values import Body, Envelope, Peer, Recipient, TLSInfo
+
+__all__ = [
+    "Address",
+    "Backend",
+    "BareNewline",
+    "Body",
+    "ByMode",
+    "DeliverBy",
+    "Delivery",
+    "Envelope",
+    "Extension",
+    "IAccount",
+    "IAuthenticated",
+    "IBackend",
+    "IBackendFactory",
+    "IConnection",
+    "IConversation",
+    "IDelivery",
+    "IExtension",
+    "IExtensionFactory",
+    "IGreeting",
+    "ILogged",
+    "IMonitor",
+    "IPolicy",
+    "ISASLExchange",
+    "ISASLMechanism",
+    "ISecured",
+    "ISession",
+    "IVerifier",
+    "Limits",
+    "MailService",
+    "Message",
+    "Notify",
+    "OriginalRecipient",
+    "Peer",
+    "PermanentError",
+    "Policy",
+    "RRVSAction",
+    "Recipient",
+    "Reply",
+    "Ret",
+    "Role",
+    "SMTPError",
+    "SMTPFactory",
+    "Session",
+    "Settings",
+    "TLSInfo",
+    "TemporaryError",
+    "ValidSince",
+    "__version__",
+    "on_message",
+    "with_policies",
+]
+
+_MODULES = {
+    "_version": ("__version__",),
+    "backends.function": ("Message", "on_message"),
+    "extensions": ("Extension",),
+    "grammar.addresses": ("Address",),
+    "parameters": ("ByMode", "DeliverBy", "Notify", "OriginalRecipient", "RRVSAction", "Ret", "ValidSince"),
+    "grammar.replies": ("PermanentError", "Reply", "SMTPError", "TemporaryError"),
+    "policies.chain": ("Policy", "with_policies"),
+    "server.factory": ("SMTPFactory",),
+    "service": ("MailService",),
+    "session": ("Backend", "Delivery", "Session"),
+    "settings": ("BareNewline", "Limits", "Role", "Settings"),
+    "values": ("Body", "Envelope", "Peer", "Recipient", "TLSInfo"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that has a public name, and keep the name here."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'interfaces')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names too, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,228 @@
+"""
+What ``twistd`` starts: the mail service, and its words for the person who started it.
+
+At the start it logs where it listens and where mail goes, and a command to try. Whatever keeps it
+from starting ends the process with one sentence and exit code 1: on stderr in the foreground, and
+for a daemon on the terminal by way of twistd, and in the log.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import idna
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from smtpsvc.interfaces import IExtension
+from smtpsvc.listeners import Listener, ListenError, Place, places_of
+from smtpsvc.logs import SummaryLog
+from smtpsvc.plugins import describe_error, one_line
+from smtpsvc.service import Binding, MailService
+from smtpsvc.settings import Role, Settings
+
+#: What twistd's pipe from a daemon to the terminal takes of a message.
+PIPE: Final = 98
+
+log = Logger(namespace="smtpsvc")
+
+_ROLES: Final = {Role.SMTP: "SMTP", Role.SUBMISSION: "submission", Role.LMTP: "LMTP"}
+
+
+class StartError(Exception):
+    """The service cannot start; ``str()`` is a sentence for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that a command line says, read and checked."""
+
+    settings: Settings
+    #: What ``--backend`` says.
+    backend_name: str
+    #: The backend, with the policies in front of it; not started.
+    backend: Any
+    listeners: Sequence[Listener]
+    domains: Sequence[str] = ()
+    extensions: Sequence[IExtension] | None = None
+    #: Logs a line for each message.
+    summary: SummaryLog | None = None
+
+
+class LaunchedService(MailService):
+    """
+    A mail service that says what it does, for ``twistd`` and ``twist``.
+
+    :param plan: what was asked for.
+    :raises ValueError: with a sentence, if its parts do not fit together.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        monitors = () if plan.summary is None else (plan.summary,)
+        super().__init__(plan.backend, plan.settings, extensions=plan.extensions, monitors=monitors)
+        self.plan = plan
+        for listener in plan.listeners:
+            self.listen(listener, listener.role)
+
+    def privilegedStartService(self) -> None:
+        """
+        Open the ports.
+
+        :raises StartError: if one cannot be opened; the process then ends with its sentence.
+        """
+        with one_sentence():
+            super().privilegedStartService()
+
+    def startService(self) -> None:
+        """
+        Start the backend, and log what runs.
+
+        :raises StartError: if it cannot start; the process then ends with its sentence.
+        """
+        with one_sentence():
+            super().startService()
+        for line in self.start_lines():
+            log.info("{line}", line=line)
+        for line in self.warnings():
+            log.warn("{line}", line=line)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        End; the lines of the last messages are logged.
+
+        :returns: a Deferred that fires when all is closed.
+        """
+        return super().stopService().addBoth(self._flush)
+
+    def _flush(self, result: Any) -> Any:
+        if self.plan.summary is not None:
+            self.plan.summary.flush()
+        return result
+
+    def start_lines(self) -> list[str]:
+        """Say where the service listens and where mail goes, and give a command to try."""
+        spoken = []
+        for role, name in _ROLES.items():
+            listening = [_describe(binding) for binding in self._open_bindings() if binding.role is role]
+            if listening:
+                spoken.append(f"listening for {name} on {', '.join(listening)}")
+        destination = getattr(self.backend, "destination", None) or f"the backend {self.plan.backend_name}"
+        lines = [f"{'; '.join(spoken) or 'not listening yet'}; mail goes to {destination}"]
+        command = self._command()
+        if command:
+            lines.append(f"to try it: {command}")
+        return lines
+
+    def warnings(self) -> list[str]:
+        """Say what may not be meant."""
+        if self.plan.domains:
+            return []
+        return [
+            f"{binding.endpoint.name} is open to other machines and no --domain is given: mail for any domain is taken"
+            for binding in self._open_bindings()
+            if not all(place.local for place in _places(binding))
+        ]
+
+    def _open_bindings(self) -> list[Binding]:
+        return [binding for binding in self.bindings if binding.port is not None]
+
+    def _command(self) -> str:
+        """Write a shell command that sends a mail by curl; "" if curl could not reach any listener."""
+        recipient = f"you@{self.plan.domains[0] if self.plan.domains else 'example.com'}"
+        for binding in self._open_bindings():
+            if binding.endpoint.plain and binding.role is not Role.LMTP:
+                target = _curl_target(_places(binding)[0])
+                addresses = f"--mail-from me@example.com --mail-rcpt {shlex.quote(recipient)}"
+                return f"printf 'Subject: hello\\n\\nhi\\n' | curl -sS --crlf -T - {target} {addresses}"
+        return ""
+
+
+def _places(binding: Binding) -> tuple[Place, ...]:
+    return places_of(binding.port) if binding.port is not None else ()
+
+
+def _describe(binding: Binding) -> str:
+    places = _places(binding)
+    where = " and ".join(map(str, places))
+    if binding.endpoint.proxied:
+        where += " behind a proxy"
+    if not binding.endpoint.loopback:
+        return where
+    # The prefixes stay.
+    option = binding.endpoint.name.rstrip("0123456789")
+    return f"{where} (only this machine can connect; for all: {option}tcp:{places[0].port})"
+
+
+def _curl_target(place: Place) -> str:
+    if place.path:
+        return f"--unix-socket {shlex.quote(os.path.abspath(place.path))} smtp://localhost"
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return shlex.quote(f"smtp://{Place(here.get(place.host, place.host), place.port)}")
+
+
+def load_late_modules() -> None:
+    """
+    Load what Python imports on first use only.
+
+    A process that has changed its root directory, or given up the right to read its own files,
+    could not. It takes a few milliseconds.
+    """
+    name = "b\u00fccher.example"
+    name.encode("idna")  # the sockets' codec
+    idna.encode(name, uts46=True)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """
+    Turn what goes wrong at the start into a :class:`StartError` that shows no traceback.
+
+    :raises StartError: for any exception inside; when the process ends with it, Python prints its
+        sentence alone.
+    """
+    try:
+        yield
+    except ListenError as error:
+        sentence = str(error)
+    except (ValueError, OSError) as error:
+        sentence = f"--backend: {one_line(error)}"
+    except Exception as error:
+        sentence = f"--backend: it did not start: {describe_error(error)}"
+    else:
+        return
+    problem = StartError(sentence)
+    # The last line of the formatted exception is what twistd hands from a daemon to the terminal;
+    # a note is a line of its own, without the exception's name.
+    problem.add_note(textwrap.shorten(sentence, PIPE, placeholder=" ..."))
+    sys.excepthook = _show(sys.excepthook)
+    raise problem
+
+
+def _show(fallback: Any) -> Any:
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, StartError):
+            say(str(error))
+        else:
+            fallback(kind, error, trace)
+
+    return show
+
+
+def say(sentence: str) -> None:
+    """Tell the person at the terminal what is wrong; where a daemon has none, tell the log."""
+    terminal = sys.__stderr__
+    try:
+        if terminal is None or os.path.samestat(os.fstat(terminal.fileno()), os.stat(os.devnull)):
+            log.critical("{sentence}", sentence=sentence)
+        else:
+            print(f"smtpsvc: {sentence}", file=terminal, flush=True)
+    except (OSError, ValueError):  # stderr is closed, or there is no /dev below a chroot
+        log.critical("{sentence}", sentence=sentence)

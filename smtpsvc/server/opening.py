@@ -1,0 +1,147 @@
+"""
+Sessions: the part of a conversation that opens them, and closes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
+from smtpsvc.grammar import replies
+from smtpsvc.grammar.replies import LastReply, Reply, SMTPError
+from smtpsvc.interfaces import ISecured, ISession
+from smtpsvc.server.channel import CLOSED, LINES, Channel
+from smtpsvc.server.logins import Logins
+from smtpsvc.server.secured import greet
+from smtpsvc.values import Peer
+
+if TYPE_CHECKING:
+    from smtpsvc.server.factory import SMTPFactory
+    from smtpsvc.server.tables import Tables
+    from smtpsvc.server.verbs import Verb
+
+
+class Opening(Logins):
+    """The part of a conversation that opens its session, and another when XCLIENT comes."""
+
+    __slots__ = ("_reopening", "session")
+
+    def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
+        super().__init__(channel, factory, peer)
+        self.session: Any = None
+        # True from XCLIENT to the greeting that answers it.
+        self._reopening = False
+
+    if TYPE_CHECKING:
+        tables: Tables
+
+        def _answer(self, verb: Verb | None, reply: Reply) -> None: ...
+
+        def ungreeted(self) -> None: ...
+
+    def open(self) -> None:
+        """The client is there: ask the backend for a session, then greet."""
+        watch = self.factory.watch.connected
+        if watch is not None:
+            watch(self.peer)
+        try:
+            session = self.factory.backend.open_session(self.peer, self)  # type: ignore[arg-type]
+        except Exception:
+            self._opened(Failure())
+            return
+        self.settle(session, self._opened, late=self._opened_late)
+
+    def _opened(self, value: Any) -> None:
+        reply = self._take_session(value)
+        if self.session is None:
+            self.finish(reply)
+        elif self.mode is not CLOSED:
+            self.mode = LINES
+            if self.peer.tls is None:
+                self._answer(None, reply)
+            else:
+                greet(self, reply)  # type: ignore[arg-type]
+
+    def _take_session(self, value: Any) -> Reply:
+        """
+        Look at what ``open_session()`` gave, and keep it if it is a session.
+
+        :returns: the greeting, or what to say instead of it before the connection is closed.
+        """
+        if value is None or isinstance(value, (Reply, Failure)):
+            if value is None:
+                value = Failure(TypeError("open_session() gave None: an ISession or a Reply was expected"))
+            reply = self.judge(value, "open_session") or replies.NO_SESSION
+            if reply.positive or reply in (replies.LOCAL_ERROR, replies.HOOK_TIMED_OUT):
+                return replies.NO_SESSION
+            return reply
+        try:
+            self.factory.verify(ISession, value)
+        except Exception:
+            self.failed(Failure(), "open_session")
+            return replies.NO_SESSION
+        self.session = value
+        return self.tables.greeting
+
+    def _opened_late(self, value: Any) -> None:
+        # The client did not wait for its session, which must learn that it is over all the same.
+        if isinstance(value, Failure):
+            self.discard(value)
+        elif value is not None and not isinstance(value, Reply):
+            self.session = value
+            self.close_session(Failure(SMTPError(replies.NO_SESSION)))
+
+    # XCLIENT.
+
+    def replace_peer(self, peer: Peer) -> Reply | Deferred[Reply]:
+        """
+        Let *peer* take the place of the client: close the session, open another, and begin with the greeting.
+
+        To the monitors one client goes and another comes.
+
+        :returns: the greeting, or the refusal of a hook, after which the connection is closed; or a
+            Deferred of either.
+        """
+        reason = Failure(ConnectionDone("another client speaks on this connection"))
+        self.close_session(reason)
+        watch = self.factory.watch
+        if watch.disconnected is not None:
+            watch.disconnected(self.peer, reason)
+        self.peer = peer
+        self.ungreeted()
+        self._reopening = True
+        if watch.connected is not None:
+            watch.connected(peer)
+        reply = self.call(self._take_session, self.factory.backend.open_session, peer, self, late=self._opened_late)
+        return self._secured(reply) if isinstance(reply, Reply) else reply.addCallback(self._secured)
+
+    def _secured(self, greeting: Reply) -> Any:
+        """The new session is there, or was refused: let it see the TLS that stays."""
+        session = self.session
+        if session is None or self.peer.tls is None or not ISecured.providedBy(session):
+            return self._reopened(greeting)
+        reply = self.ask(session.secured, self.peer.tls, reply=greeting)
+        return self._reopened(reply) if isinstance(reply, Reply) else reply.addCallback(self._reopened)
+
+    def _reopened(self, reply: Reply) -> Reply:
+        self._reopening = False
+        if self.session is None or not reply.positive:
+            return LastReply(reply.code, reply.text, reply.enhanced)
+        return self.tables.greeting
+
+    def expire(self) -> None:
+        """The hook that is waited for has taken too long: answer in its place, and ask it to stop."""
+        super().expire()
+        if self._reopening:
+            # There is no session that has seen this client and taken it.
+            self.finish(replies.NO_SESSION)
+
+    def close_session(self, reason: Failure) -> None:
+        """Tell the session that it is over, if there is one, and the account's realm."""
+        session, self.session = self.session, None
+        if session is not None:
+            self.background(session.close, reason)
+        self.leave()

@@ -1,0 +1,250 @@
+"""
+The mail service: listeners and a backend that start and stop together.
+
+It is a Twisted service like any other::
+
+    mail = MailService(backend, Settings(hostname="mx.example.org"))
+    mail.listen(endpoints.serverFromString(reactor, "tcp:25"))
+    mail.setServiceParent(application)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, ILoggingContext, IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from smtpsvc.interfaces import IBackend, IExtension, IMonitor, ISASLMechanism
+from smtpsvc.listeners import ListenError, explain
+from smtpsvc.server.factory import Connection, SMTPFactory
+from smtpsvc.settings import Role, Settings
+
+#: A client that does not read its farewell is dropped after so many seconds.
+FAREWELL = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """A listener of a service."""
+
+    endpoint: Any
+    role: Role
+    #: The open port, or None.
+    port: IListeningPort | None = None
+    #: What the endpoint's ``listen`` gave, until it has fired.
+    pending: Deferred[Any] | None = None
+
+
+class MailService(MultiService):
+    """
+    Serves mail on any number of endpoints.
+
+    Ports are opened by ``privilegedStartService``, all of them or none, or else by
+    ``startService``. A backend that provides ``IService`` is started after them and stopped after
+    the last connection; one that has a parent already is left to it.
+
+    :param backend: where mail goes.
+    :param settings: how to behave; the defaults if None.
+    :param extensions: all that are offered; :func:`smtpsvc.extensions.defaults` if None.
+    :param portal: as for :class:`~smtpsvc.server.factory.SMTPFactory`, as are *mechanisms*.
+    :param monitors: watch what happens.
+    :param clock: as for :class:`~smtpsvc.server.factory.SMTPFactory`.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        backend: IBackend,
+        settings: Settings | None = None,
+        *,
+        extensions: Iterable[IExtension] | None = None,
+        portal: Any = None,
+        mechanisms: Iterable[ISASLMechanism] | None = None,
+        monitors: Iterable[IMonitor] = (),
+        clock: IReactorTime | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.backend = backend
+        self.settings = settings or Settings()
+        self.bindings: list[Binding] = []
+        self._extensions = None if extensions is None else tuple(extensions)
+        self._portal = portal
+        self._mechanisms = None if mechanisms is None else tuple(mechanisms)
+        self._monitors = tuple(monitors)
+        self._clock = clock
+        self._factories: dict[Role, _Factory] = {}
+        if IService.providedBy(backend) and backend.parent is None:
+            backend.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def listen(self, endpoint: IStreamServerEndpoint, role: Role = Role.SMTP) -> None:
+        """
+        Add a listener; it opens with the service, or now if that is running.
+
+        :param endpoint: where.
+        :param role: what its clients are.
+        :raises ListenError: if it should open now and cannot.
+        :raises ValueError: with a sentence, if the extensions clash.
+        """
+        self.factory(role)
+        binding = Binding(endpoint, role)
+        if self.running:
+            self._open(binding)
+        self.bindings.append(binding)
+
+    def factory(self, role: Role = Role.SMTP) -> SMTPFactory:
+        """
+        Give the factory of all listeners that have a role.
+
+        :raises ValueError: with a sentence, if the extensions clash.
+        """
+        if role not in self._factories:
+            self._factories[role] = _Factory(
+                self.backend,
+                self.settings,
+                role=role,
+                extensions=self._extensions,
+                portal=self._portal,
+                mechanisms=self._mechanisms,
+                monitors=self._monitors,
+                clock=self._clock,
+            )
+        return self._factories[role]
+
+    @property
+    def ports(self) -> list[IListeningPort]:
+        """The ports that are open, in the order of their :meth:`listen`."""
+        return [binding.port for binding in self.bindings if binding.port is not None]
+
+    def privilegedStartService(self) -> None:
+        """
+        Open the ports.
+
+        :raises ListenError: if one cannot be opened; the others are closed again.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._open_all()
+
+    def startService(self) -> None:
+        """
+        Open the ports, unless that is done, and start the backend.
+
+        :raises ListenError: if a port cannot be opened.
+        :raises Exception: what the backend's ``startService`` raises; the ports are closed again.
+        """
+        self._open_all()
+        try:
+            super().startService()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.running = 0
+            self._close_all()
+            for service in self:
+                if service.running:
+                    service.stopService()
+            raise
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Close the ports, tell each client 421 4.3.2, and stop the backend when the last is gone.
+
+        :returns: a Deferred that fires when all is closed and the backend has stopped.
+        """
+        self.running = 0
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self._close_all()
+        await DeferredList([factory.part() for factory in self._factories.values()])
+        await maybeDeferred(super().stopService)
+
+    def _open_all(self) -> None:
+        try:
+            for binding in self.bindings:
+                if binding.port is None and binding.pending is None:
+                    self._open(binding)
+        except ListenError:
+            self._close_all()
+            raise
+
+    def _open(self, binding: Binding) -> None:
+        """Open a port; an error that is known at once is raised, a later one is logged."""
+        failures: list[Failure] = []
+        waiting = False
+
+        def opened(port: IListeningPort) -> None:
+            binding.port, binding.pending = port, None
+
+        def failed(failure: Failure) -> None:
+            binding.pending = None
+            if not waiting:
+                failures.append(failure)
+            elif not failure.check(CancelledError):
+                self.log.critical("{problem}", problem=str(_listen_error(failure)))
+
+        pending = maybeDeferred(binding.endpoint.listen, self.factory(binding.role))
+        binding.pending = pending
+        pending.addCallbacks(opened, failed)
+        waiting = True
+        if failures:
+            raise _listen_error(failures[0]) from failures[0].value
+
+    def _close_all(self) -> Deferred[Any]:
+        closing = []
+        for binding in self.bindings:
+            if binding.pending is not None:
+                binding.pending.cancel()
+            # An endpoint may have opened its port although it was cancelled.
+            port, binding.port, binding.pending = binding.port, None, None
+            if port is not None:
+                closing.append(maybeDeferred(port.stopListening))
+        return DeferredList(closing, consumeErrors=True)
+
+
+@implementer(ILoggingContext)
+class _Factory(SMTPFactory):
+    """A factory that knows when its last client has gone."""
+
+    _parted: Deferred[None] | None = None
+
+    def logPrefix(self) -> str:
+        """Name the service in what Twisted logs of its ports."""
+        return "smtpsvc"
+
+    def part(self) -> Deferred[None]:
+        """
+        Say farewell to all clients.
+
+        :returns: a Deferred that fires when they are gone.
+        """
+        parted: Deferred[None] = Deferred()
+        if not self.connections:
+            parted.callback(None)
+            return parted
+        self._parted = parted
+        late = self.clock.callLater(FAREWELL, self._drop)
+        parted.addCallback(lambda result: late.cancel() if late.active() else None)
+        self.shut_down()
+        return parted
+
+    def disconnected(self, protocol: Connection) -> None:
+        """A protocol has lost its connection."""
+        super().disconnected(protocol)
+        if self._parted is not None and not self.connections:
+            parted, self._parted = self._parted, None
+            parted.callback(None)
+
+    def _drop(self) -> None:
+        for protocol in tuple(self.connections):
+            protocol.abort()
+
+
+def _listen_error(failure: Failure) -> ListenError:
+    error = failure.value
+    return error if isinstance(error, ListenError) else ListenError(explain(failure))

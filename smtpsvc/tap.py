@@ -1,0 +1,396 @@
+"""
+``twistd smtpsvc``: its options, and the service that they ask for.
+
+Each option is checked when it is read. A mistake is one line that names the option, what is wrong
+and what to do, and exit code 1.
+"""
+
+from __future__ import annotations
+
+import getopt
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from operator import attrgetter
+from typing import Any, ClassVar, NoReturn
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from smtpsvc._version import __version__
+from smtpsvc.extensions import defaults
+from smtpsvc.extensions.offer import check_roles, offered
+from smtpsvc.interfaces import IExtension
+from smtpsvc.launch import LaunchedService, Plan, load_late_modules
+from smtpsvc.listeners import ListenError, parse_listener
+from smtpsvc.logs import SummaryLog
+from smtpsvc.plugins import backend_help, backends_table, extensions_table, find_backend, find_extension
+from smtpsvc.policies.chain import with_policies
+from smtpsvc.policies.domains import Domains
+from smtpsvc.settings import BareNewline, Limits, Settings, format_size, format_trusted, parse_size, parse_trusted
+
+DEFAULT_PORT = "2525"
+DEFAULT_BACKEND = "maildir:./Maildir"
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise ValueError(f"{text!r} is no whole number; write digits only")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ValueError(f"{text!r} is no number of seconds; write digits, such as 300")
+    return float(text)
+
+
+def _bare_newline(text: str) -> BareNewline:
+    try:
+        return BareNewline(text.lower())
+    except ValueError:
+        raise ValueError(f"{text!r} is neither reject nor normalize") from None
+
+
+def _show_seconds(seconds: float) -> str:
+    return str(int(seconds)) if math.floor(seconds) == seconds else str(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """
+    An option that fills one field of the settings.
+
+    :param field: with a dot for a field of the limits.
+    :param read: raises ValueError with a sentence.
+    :param show: writes a value as *read* reads it.
+    """
+
+    name: str
+    field: str
+    doc: str
+    read: Callable[[str], Any] = str
+    show: Callable[[Any], str] = str
+
+
+_PARAMETERS = (
+    _Parameter("hostname", "hostname", "Name of this host in the greeting, in EHLO and in Received."),
+    _Parameter("banner", "banner", "Text after the host name in the greeting."),
+    _Parameter(
+        "max-message-size",
+        "limits.message_size",
+        "Refuse larger messages; bytes, or with K, M or G. 0 is no limit.",
+        parse_size,
+        format_size,
+    ),
+    _Parameter("max-recipients", "limits.recipients", "Take so many recipients for one message.", _count),
+    _Parameter("max-messages", "limits.messages", "Take so many messages in one connection. 0 is no limit.", _count),
+    _Parameter(
+        "max-domains",
+        "limits.recipient_domains",
+        "Take recipients in so many domains in one connection. 0 is no limit.",
+        _count,
+    ),
+    _Parameter("max-line-length", "limits.line_length", "Refuse longer command lines; bytes, 512 at least.", _count),
+    _Parameter("timeout", "limits.command_timeout", "Wait so many seconds for a command.", _seconds, _show_seconds),
+    _Parameter(
+        "data-timeout",
+        "limits.data_timeout",
+        "Wait so many seconds for the next piece of a message.",
+        _seconds,
+        _show_seconds,
+    ),
+    _Parameter(
+        "bare-newline",
+        "bare_newline",
+        "What to do with a message that has a bare CR or LF: reject it, or normalize it to CRLF.",
+        _bare_newline,
+        attrgetter("value"),
+    ),
+    _Parameter(
+        "trusted-proxies",
+        "trusted_proxies",
+        "Believe these clients whom they speak for, by a PROXY header, XCLIENT or XFORWARD: addresses and networks "
+        "with commas between them, and the word unix for unix sockets.",
+        parse_trusted,
+        format_trusted,
+    ),
+)
+#: Options without a value, named as fields of the settings.
+_FLAGS = ("lenient-paths", "trust-proxy-tls", "xclient-login")
+_DEFAULTS = Settings()
+
+
+class Options(usage.Options):
+    """
+    The options of ``twistd smtpsvc``.
+
+    Below ``twistd`` or ``twist``, which would print all of their help, a mistake ends the process
+    with one line; on its own, :meth:`parseOptions` raises UsageError with that line.
+    """
+
+    longdesc = (
+        "Takes mail by SMTP and keeps it. Without options it listens on port 2525 of this machine, takes mail for "
+        "any domain, and keeps it in ./Maildir. Options of twistd itself, such as -n to stay in the foreground, "
+        "stand before the word smtpsvc."
+    )
+    optFlags: ClassVar[list[list[str | None]]] = [
+        ["lenient-paths", None, "Also take addresses with odd dots, and paths without angle brackets."],
+        ["trust-proxy-tls", None, "Let TLS that ended at a trusted proxy count as TLS where TLS is needed."],
+        ["xclient-login", None, "Believe trusted proxies too who has logged in (XCLIENT LOGIN)."],
+        ["check", None, "Check options, ports and backend, print the settings and the reply to EHLO, and exit."],
+    ]
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["backend", None, DEFAULT_BACKEND, "Where mail goes: NAME:ARGUMENT; --help-backends lists the names."],
+        *([row.name, None, row.show(attrgetter(row.field)(_DEFAULTS)) or None, row.doc] for row in _PARAMETERS),
+    ]
+    compData = usage.Completions(
+        multiUse=["port", "domain", "enable", "disable", "extension"],
+        optActions={"bare-newline": usage.CompleteList([each.value for each in BareNewline])},
+    )
+
+    #: What the options say; made by :meth:`postOptions`.
+    plan: Plan
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # The help is wrapped anew, but for the indentation of docstrings.
+        self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
+        self["port"] = []
+        self["domain"] = []
+        self["enable"] = []
+        self["disable"] = []
+        self["extension"] = []
+
+    def opt_port(self, text: str) -> None:
+        """
+        Listen for mail there; may be given several times. A number is for clients on this machine
+        only (127.0.0.1 and ::1), tcp:2525 is for all, and any other endpoint of Twisted will do,
+        such as unix:/run/smtp. In front of each may stand haproxy: for clients that are proxies and
+        send a PROXY header; then --trusted-proxies is needed. [default: 2525]
+        """
+        self["port"].append(text)
+
+    def opt_domain(self, text: str) -> None:
+        """
+        Take recipients in this domain, and postmaster; may be given several times. Others are refused
+        with 550 5.7.1. [default: all domains]
+        """
+        self["domain"].append(text)
+
+    def opt_enable(self, text: str) -> None:
+        """
+        Offer an extension that waits to be asked for, or give one an argument: NAME or NAME:ARGUMENT;
+        may be given several times. --help-extensions lists the names.
+        """
+        self["enable"].append(text)
+
+    def opt_disable(self, name: str) -> None:
+        """Do not offer this extension; may be given several times."""
+        self["disable"].append(name)
+
+    def opt_extension(self, text: str) -> None:
+        """Add an extension that is installed as a plugin: NAME or NAME:ARGUMENT; may be given several times."""
+        self["extension"].append(text)
+
+    def opt_help_extensions(self) -> NoReturn:
+        """List the extensions and exit."""
+        print(extensions_table(defaults()))
+        raise SystemExit(0)
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        print(f"smtpsvc {__version__}")
+        raise SystemExit(0)
+
+    def opt_help_backends(self) -> NoReturn:
+        """List the backends and exit."""
+        print(backends_table())
+        raise SystemExit(0)
+
+    def opt_help_backend(self, name: str) -> NoReturn:
+        """Describe a backend and exit."""
+        try:
+            print(backend_help(name.partition(":")[0]))
+        except ValueError as error:
+            raise usage.UsageError(f"--help-backend: {error}") from error
+        raise SystemExit(0)
+
+    def getSynopsis(self) -> str:
+        """Say how it is called, without the options of ``twistd``."""
+        return f"Usage: {_program()} [options]"
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Read and check the options.
+
+        :raises UsageError: with one line, if there is a mistake and no parent.
+        :raises SystemExit: with that line, if there is a parent.
+        """
+        try:
+            try:
+                getopt.getopt(sys.argv[1:] if options is None else options, self.shortOpt, self.longOpt)
+            except getopt.GetoptError as error:
+                raise usage.UsageError(self._explain(error)) from error
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            raise SystemExit(f"smtpsvc: {error}") from error
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Refuse what is no option.
+
+        :raises UsageError: if there is anything.
+        """
+        if args:
+            hint = f"; for a port write --port {args[0]}" if args[0].isdigit() else f"; see {_program()} --help"
+            raise usage.UsageError(f"{args[0]!r} is no option{hint}")
+
+    def postOptions(self) -> None:
+        """
+        Check what the options say together, and do ``--check``.
+
+        :raises UsageError: with a sentence that names the option.
+        """
+        try:
+            self.plan = self._plan()
+            service = LaunchedService(self.plan) if self["check"] else None
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from error
+        if service is not None:
+            raise SystemExit(self._check(service))
+
+    def _plan(self) -> Plan:
+        from twisted.internet import reactor
+
+        settings = self._settings()
+        listeners = [parse_listener(text, reactor) for text in self["port"] or [DEFAULT_PORT]]
+        for listener in listeners:
+            listener.check_settings(settings)
+        policies = []
+        if self["domain"]:
+            try:
+                policies.append(Domains(self["domain"]))
+            except ValueError as error:
+                raise ValueError(f"--domain: {error}") from error
+        try:
+            backend = find_backend(self["backend"], reactor)
+        except ValueError as error:
+            raise ValueError(f"--backend: {error}") from error
+        extensions = self._extensions()
+        chosen = offered(extensions, settings, backend.supports)
+        check_roles(chosen, settings, {listener.role for listener in listeners})
+        return Plan(
+            settings=settings,
+            backend_name=self["backend"],
+            backend=with_policies(backend, *policies),
+            listeners=listeners,
+            domains=tuple(self["domain"]),
+            extensions=extensions,
+            summary=SummaryLog(reactor),
+        )
+
+    def _extensions(self) -> list[IExtension]:
+        extensions: list[IExtension] = [*defaults()]
+        for text in self["extension"]:
+            try:
+                extensions.append(find_extension(text))
+            except ValueError as error:
+                raise ValueError(f"--extension: {error}") from error
+        return extensions
+
+    def _settings(self) -> Settings:
+        fields: dict[str, Any] = {}
+        limits: dict[str, Any] = {}
+        for row in _PARAMETERS:
+            try:
+                value = row.read(self[row.name] or "")
+            except ValueError as error:
+                raise ValueError(f"--{row.name}: {error}") from error
+            group, _, name = row.field.rpartition(".")
+            (limits if group else fields)[name] = value
+        fields.update((flag.replace("-", "_"), bool(self[flag])) for flag in _FLAGS)
+        return Settings(
+            limits=Limits(**limits),
+            enable=frozenset(self["enable"]),
+            disable=frozenset(self["disable"]),
+            **fields,
+        )
+
+    def _explain(self, error: getopt.GetoptError) -> str:
+        """Word what getopt found wrong, with a guess at what was meant."""
+        short = len(error.opt) == 1
+        given = f"{'-' if short else '--'}{error.opt}"
+        names = [name.rstrip("=") for name in self.longOpt]
+        fitting = [f"--{name}" for name in names if name.startswith(error.opt)]
+        if "requires argument" in error.msg:
+            return f"{given} needs a value; see {_program()} --help"
+        if "must not have" in error.msg:
+            return f"{given} takes no value"
+        if "unique prefix" in error.msg:
+            return f"{given} can mean {' or '.join(fitting)}"
+        if self.parent is not None and error.opt in self.parent.synonyms:
+            return f"{given} is an option of the command itself: it stands before the word smtpsvc"
+        near = [] if short else get_close_matches(error.opt, names, n=1)
+        guess = f"did you mean --{near[0]}?" if near else f"see {_program()} --help"
+        return f"{given} is no option; {guess}"
+
+    def _check(self, service: LaunchedService) -> int:
+        """
+        Print what would run, and whether it could.
+
+        :returns: the exit code.
+        """
+        parent: Mapping[str, Any] = self.parent or {}
+        problems = []
+        try:
+            # Relative paths mean what they will mean then.
+            os.chdir(parent.get("rundir") or ".")
+        except OSError as error:
+            problems.append(f"--rundir: {error}")
+        print("\n".join(self._effective(service)))
+        for listener in self.plan.listeners:
+            try:
+                listener.check()
+            except ListenError as error:
+                problems.append(str(error))
+        try:
+            getattr(self.plan.backend, "check", lambda: None)()
+        except (OSError, ValueError) as error:
+            problems.append(f"--backend: {error}")
+        for problem in problems:
+            print(f"smtpsvc: {problem}", file=sys.stderr)
+        return 1 if problems else 0
+
+    def _effective(self, service: LaunchedService) -> list[str]:
+        settings = self.plan.settings
+        lines = [f"port = {listener.name.partition(' ')[2]}" for listener in self.plan.listeners]
+        lines.append(f"backend = {self.plan.backend_name}")
+        lines += [f"domain = {domain}" for domain in self.plan.domains] or ["domain = (all)"]
+        lines += [f"{row.name} = {row.show(attrgetter(row.field)(settings)) or '(none)'}" for row in _PARAMETERS]
+        lines += [f"{flag} = {'yes' if getattr(settings, flag.replace('-', '_')) else 'no'}" for flag in _FLAGS]
+        lines += [f"enable = {item}" for item in sorted(settings.enable)]
+        lines += [f"disable = {name}" for name in sorted(settings.disable)]
+        lines += [f"extension = {text}" for text in self["extension"]]
+        return [*lines, "", *service.factory().preview()]
+
+
+def makeService(options: Options) -> IService:
+    """
+    Make the service that the options ask for; it opens and starts nothing before it is started.
+
+    :param options: parsed.
+    """
+    load_late_modules()
+    return LaunchedService(options.plan)
+
+
+def _program() -> str:
+    name = os.path.basename(sys.argv[0])
+    return "python -m smtpsvc" if name == "__main__.py" else f"{name} smtpsvc"

@@ -1,0 +1,370 @@
+"""
+A TCP transport for many short exchanges: Twisted's own, with fewer turns of the reactor.
+
+Twisted's transport sends a reply a turn after it was written, by way of the poller: write,
+epoll_ctl, epoll_wait, send, epoll_ctl. For a protocol of short replies that costs more than the
+protocol. Here a reply is sent when the read that caused it is done, a connection is closed with
+its last reply, and all connections are in one private epoll that is a single reader of the
+reactor. Nothing of the reactor is replaced, and anything else may run under it.
+
+The rules that keep this safe:
+
+- Readiness to read and to write are both watched in the private epoll, never in the reactor. A
+  connection that wants neither is not in it at all: with an empty mask an RST would spin.
+- An event goes to the object that registered for it and to no other: descriptors are used again.
+- What is written while data is being delivered leaves in one send when that has returned. So the
+  order of octets is that of the calls, also across STARTTLS.
+- ``connectionLost`` is called when a read or write event has been dealt with: never from inside
+  ``write``, ``loseConnection`` or ``dataReceived``.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Any, Final
+
+from twisted.internet import _newtls, address, main, tcp
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.python import log
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from smtpsvc.nest import Nest
+
+#: Whether this system has what is needed.
+AVAILABLE: Final = hasattr(select, "epoll") and hasattr(socket, "MSG_MORE")
+
+#: Connections that may wait to be accepted; the kernel's own limit may be lower.
+BACKLOG: Final = 1024
+
+#: 64 KiB is best for plain TCP: beyond 128 KiB each buffer is a mapping of its own.
+_PLAIN_READ: Final = 64 * 1024
+#: Under TLS more records come out of one read.
+_TLS_READ: Final = 256 * 1024
+
+_IN: Final = getattr(select, "EPOLLIN", 1)
+_OUT: Final = getattr(select, "EPOLLOUT", 4)
+_MSG_MORE: Final = getattr(socket, "MSG_MORE", 0)
+
+
+class _Plain(FileDescriptor):
+    """
+    What a connection does below TLS: its methods are called with a :class:`DirectServer`.
+
+    TLS sends its records through these, so they leave as plain replies do and never overtake one.
+    """
+
+    def write(self: Any, data: bytes) -> None:
+        """Send *data*: with the rest of the read that is going on, or now."""
+        if self.delivering or self._tempDataLen or self.dataBuffer:
+            FileDescriptor.write(self, data)
+            return
+        if not self.connected or self._writeDisconnected or not data:
+            return
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            # Full, or gone: which, the next write event tells; nothing is lost from inside a call.
+            sent = 0
+        if sent < len(data):
+            FileDescriptor.write(self, data[sent:] if sent else data)
+
+    def writeSequence(self: Any, iovec: Any) -> None:
+        """Send several pieces as one."""
+        _Plain.write(self, b"".join(iovec))
+
+    def loseConnection(self: Any) -> None:
+        """Close when everything is sent: with the rest of the read that is going on, or in the next turn."""
+        if self.delivering and self.connected and not self._writeDisconnected:
+            self.disconnecting = 1
+        else:
+            FileDescriptor.loseConnection(self)
+
+
+class DirectServer(tcp.Server):
+    """
+    A server's connection; an ``ITCPTransport`` and ``IHalfCloseableDescriptor`` like its base.
+
+    Its buffers are those of FileDescriptor, and it has no others.
+    """
+
+    # The FIN goes with close(); shutdown(2) before it would be a system call more.
+    _shouldShutdown = False
+    #: True while data is delivered to the protocol: what is written waits for its end.
+    delivering = False
+    _mask = 0
+    _read_size = _PLAIN_READ
+
+    def __init__(
+        self, sock: socket.socket, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any
+    ) -> None:
+        # As the bases do, without the texts that they format for each connection.
+        FileDescriptor.__init__(self, reactor)
+        sock.setblocking(False)
+        self.socket = sock
+        self.fileno = sock.fileno
+        self._fd = sock.fileno()
+        self.protocol = protocol
+        if len(client) != 2:
+            self._addressType = address.IPv6Address
+        self.server = server
+        self.client = client
+        self.sessionno = sessionno
+        self.hostname = client[0]
+        self._nest = Nest.enter(reactor, self)
+        self.startReading()
+        self.connected = 1
+
+    @property
+    def logstr(self) -> str:  # type: ignore[override]
+        """The prefix of log lines."""
+        return f"{type(self.protocol).__name__},{self.sessionno},{self.hostname}"
+
+    @property
+    def repstr(self) -> str:  # type: ignore[override]
+        """What ``repr`` shows."""
+        protocol = getattr(self, "protocol", None)
+        return f"<{type(protocol).__name__} #{self.sessionno} from {self.hostname}>"
+
+    # What is watched.
+
+    def _watch(self, mask: int) -> None:
+        before = self._mask
+        if mask != before:
+            self._mask = mask
+            self._nest.watch(self, self._fd, before, mask)
+
+    def startReading(self) -> None:
+        """Wait for data."""
+        self._watch(self._mask | _IN)
+
+    def stopReading(self) -> None:
+        """Wait for data no longer."""
+        self._watch(self._mask & ~_IN)
+
+    def startWriting(self) -> None:
+        """Wait until more can be sent; while data is delivered, its end will see to it."""
+        if not self.delivering:
+            self._watch(self._mask | _OUT)
+
+    def stopWriting(self) -> None:
+        """Wait for that no longer."""
+        self._watch(self._mask & ~_OUT)
+
+    def ready(self, event: int) -> None:
+        """
+        Deal with an event.
+
+        :param event: the bits of epoll.
+        """
+        why: Any = None
+        reading = bool(event & _IN)
+        try:
+            if reading:
+                why = self.doRead()
+            if event & _OUT and not why and self._mask & _OUT:
+                why = self.doWrite()  # type: ignore[no-untyped-call]
+                reading = False
+            if not event & (_IN | _OUT):
+                # An error or a hang-up alone.
+                why = main.CONNECTION_LOST
+        except Exception as error:
+            log.err()
+            why, reading = error, False
+        if why:
+            self._disconnect(why, reading)
+
+    def _disconnect(self, why: Exception, reading: bool) -> None:
+        # As PosixReactorBase does.
+        if not hasattr(self, "socket"):
+            return
+        self.stopReading()
+        try:
+            if reading and why is main.CONNECTION_DONE and not self.disconnecting:
+                # The client has ended its side only.
+                self.readConnectionLost(Failure(why))
+                return
+            self.stopWriting()
+            self.connectionLost(Failure(why))
+        except Exception:
+            log.err()
+
+    # Reading and writing.
+
+    def doRead(self) -> Any:
+        """
+        Deliver what has come, and send what is written meanwhile.
+
+        :returns: None, or the reason for which the connection is lost.
+        """
+        try:
+            data = self.socket.recv(self._read_size)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not data:
+            return main.CONNECTION_DONE
+        self.delivering = True
+        try:
+            self.protocol.dataReceived(data)
+        finally:
+            self.delivering = False
+        if self._tempDataLen or self.disconnecting or self._writeDisconnecting:
+            return self._sendWritten()
+        return None
+
+    def _sendWritten(self) -> Any:
+        """Send what was written while data was delivered; close, if that was asked for."""
+        if self._aborting or not self.connected:
+            return None
+        # With a producer registered, the end is the producer's to say.
+        closing = self.disconnecting and self.producer is None
+        if not self.dataBuffer and self._tempDataLen:
+            pieces = self._tempDataBuffer
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            try:
+                # The FIN of close() leaves in the same packet as the last reply.
+                sent = self.socket.send(data, _MSG_MORE if closing else 0)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return main.CONNECTION_LOST
+            self._tempDataBuffer = []
+            self._tempDataLen = 0
+            if sent < len(data):
+                self.dataBuffer = data[sent:]
+        if not self.dataBuffer:
+            if self.producerPaused and self.producer is not None:
+                self.producerPaused = False
+                self.producer.resumeProducing()  # type: ignore[attr-defined]
+            elif closing:
+                return main.CONNECTION_DONE
+        if self.disconnecting:
+            self.stopReading()
+        if self.dataBuffer or self._tempDataLen or self.disconnecting or self._writeDisconnecting:
+            self.startWriting()
+        return None
+
+    def write(self, data: bytes) -> None:
+        """Send *data*, through TLS if that has been started."""
+        if not self.TLS:
+            _Plain.write(self, data)
+        elif self.connected:
+            self.protocol.write(data)  # type: ignore[attr-defined]
+
+    def writeSequence(self, iovec: Any) -> None:
+        """Send several pieces as one."""
+        self.write(b"".join(iovec))
+
+    def loseConnection(self) -> None:
+        """Close when everything is sent; under TLS with its own farewell."""
+        if not self.TLS:
+            _Plain.loseConnection(self)
+        elif self.connected and not self.disconnecting:
+            self.protocol.loseConnection()  # type: ignore[attr-defined]
+
+    def startTLS(self, ctx: Any, normal: bool = True) -> None:
+        """Begin TLS behind what has been written."""
+        self._read_size = _TLS_READ
+        _newtls.startTLS(self, ctx, normal, _Plain)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        if hasattr(self, "socket"):
+            self._watch(0)
+            try:
+                super().connectionLost(reason)
+            finally:
+                self._nest.leave(self)
+
+
+class DirectPort(tcp.Port):
+    """
+    A port whose connections are :class:`DirectServer`.
+
+    Its own socket is read by the reactor, as any port's.
+    """
+
+    transport = DirectServer
+    _nest: Nest | None = None
+
+    @classmethod
+    def _fromListeningDescriptor(cls, reactor: Any, fd: int, addressFamily: Any, factory: Any) -> DirectPort:
+        """
+        Make a port of a listening socket that was opened elsewhere.
+
+        :param fd: is duplicated, and made non-blocking: else one who loses the race to accept would hang.
+        """
+        port: DirectPort = super()._fromListeningDescriptor(  # type: ignore[no-untyped-call]
+            reactor, fd, addressFamily, factory
+        )
+        assert port._preexistingSocket is not None
+        port._preexistingSocket.setblocking(False)
+        if addressFamily == socket.AF_INET6:
+            port.addressFamily = addressFamily
+            port._addressType = address.IPv6Address
+        return port
+
+    def startListening(self) -> None:
+        """
+        Listen.
+
+        :raises CannotListenError: if the address cannot be bound.
+        """
+        super().startListening()
+        # Linux hands it on to what is accepted. A reply must never wait for the acknowledgement of another.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._nest = Nest.enter(self.reactor, self)
+
+    def connectionLost(self, reason: Any) -> None:
+        """The port is closed."""
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        if self._nest is not None:
+            self._nest.leave(self)
+            self._nest = None
+
+
+@implementer(IStreamServerEndpoint)
+class DirectServerEndpoint:
+    """
+    Listens on TCP with a :class:`DirectPort`.
+
+    :param reactor: any that watches descriptors: epoll, poll, select or asyncio.
+    :param port: 0 takes a free one.
+    :param interface: an IPv4 or IPv6 address; "" is all of IPv4.
+    """
+
+    def __init__(self, reactor: Any, port: int, backlog: int = BACKLOG, interface: str = "") -> None:
+        self._reactor = reactor
+        self._port = port
+        self._backlog = backlog
+        self._interface = interface
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Open the port.
+
+        :returns: a Deferred of it, which fails with ``CannotListenError``.
+        """
+        return execute(listen, self._reactor, self._port, protocolFactory, self._backlog, self._interface)
+
+
+def listen(
+    reactor: Any, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
+) -> DirectPort:
+    """
+    Listen on TCP, as ``reactor.listenTCP`` does.
+
+    :raises CannotListenError: if the address cannot be bound.
+    """
+    opened = DirectPort(port, factory, backlog, interface, reactor)
+    opened.startListening()
+    return opened
