@@ -25,7 +25,9 @@ def version() -> str:
     return found[1]
 
 
-TEST = ["build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
+AUTH = ["argon2-cffi>=25", "bcrypt>=4.1", "scramp>=1.5"]
+OAUTH = ["PyJWT[crypto]>=2.10"]
+TEST = [*AUTH, *OAUTH, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
 DOCS = ["sphinx>=8"]
 
 setup(
@@ -65,6 +67,8 @@ setup(
     # TLS interfaces that a reload of certificates needs.
     install_requires=["idna>=3.6", "twisted[tls]>=26.4", "zope.interface>=6"],
     extras_require={
+        "auth": AUTH,
+        "oauth": OAUTH,
         "test": TEST,
         "docs": DOCS,
         "dev": [*TEST, *DOCS, "mypy==2.4.*", "mypy-zope>=1.0.17", "ruff==0.17.*", "towncrier>=24.8", "tox>=4.11"],

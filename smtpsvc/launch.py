@@ -28,6 +28,7 @@ from smtpsvc.logs import SummaryLog
 from smtpsvc.plugins import describe_error, one_line
 from smtpsvc.service import Binding, MailService
 from smtpsvc.settings import Role, Settings
+from smtpsvc.tls import CertificateError, CertificateStore
 
 #: What twistd's pipe from a daemon to the terminal takes of a message.
 PIPE: Final = 98
@@ -53,6 +54,8 @@ class Plan:
     listeners: Sequence[Listener]
     domains: Sequence[str] = ()
     extensions: Sequence[IExtension] | None = None
+    #: What TLS begins with.
+    certificates: CertificateStore | None = None
     #: Logs a line for each message.
     summary: SummaryLog | None = None
 
@@ -67,10 +70,13 @@ class LaunchedService(MailService):
 
     def __init__(self, plan: Plan) -> None:
         monitors = () if plan.summary is None else (plan.summary,)
-        super().__init__(plan.backend, plan.settings, extensions=plan.extensions, monitors=monitors)
+        super().__init__(
+            plan.backend, plan.settings, extensions=plan.extensions, monitors=monitors, tls=plan.certificates
+        )
         self.plan = plan
+        self._hangup: Any = None
         for listener in plan.listeners:
-            self.listen(listener, listener.role)
+            self.listen(listener, listener.role, implicit_tls=listener.implicit_tls)
 
     def privilegedStartService(self) -> None:
         """
@@ -154,6 +160,8 @@ def _describe(binding: Binding) -> str:
     where = " and ".join(map(str, places))
     if binding.endpoint.proxied:
         where += " behind a proxy"
+    if binding.implicit_tls:
+        where += " with implicit TLS"
     if not binding.endpoint.loopback:
         return where
     # The prefixes stay.
@@ -190,7 +198,7 @@ def one_sentence() -> Iterator[None]:
     """
     try:
         yield
-    except ListenError as error:
+    except (ListenError, CertificateError) as error:
         sentence = str(error)
     except (ValueError, OSError) as error:
         sentence = f"--backend: {one_line(error)}"

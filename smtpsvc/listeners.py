@@ -29,8 +29,9 @@ from smtpsvc.settings import Role, Settings
 
 LOOPBACK = ("127.0.0.1", "::1")
 
-#: What may stand in front of a listener: haproxy: for the header of the PROXY protocol.
-PREFIXES = ("haproxy",)
+#: What may stand in front of a listener: haproxy: for the header of the PROXY protocol, implicit-tls:
+#: for TLS from the first byte.
+PREFIXES = ("haproxy", "implicit-tls")
 
 #: Connections that may wait for us to accept them; the kernel's own limit may be lower. A burst
 #: beyond Twisted's 50 makes clients wait a second before they try again.
@@ -98,6 +99,8 @@ class Listener:
     plain: bool = True
     #: True if its clients are proxies that send a PROXY header.
     proxied: bool = False
+    #: True if TLS comes first, with our certificates.
+    implicit_tls: bool = False
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
@@ -139,23 +142,32 @@ class Listener:
         return ListenError(f"{self.name}: {explain(failure)}")
 
 
-def parse_listener(text: str, reactor: Any, *, option: str = "--port", role: Role = Role.SMTP) -> Listener:
+def parse_listener(
+    text: str, reactor: Any, *, option: str = "--port", role: Role = Role.SMTP, implicit_tls: bool = False
+) -> Listener:
     """
     Read what was given for an option that opens a listener.
 
     :param text: a number, or a description of a Twisted endpoint, behind any of :data:`PREFIXES`.
     :param reactor: opens the sockets later.
+    :param implicit_tls: TLS comes first even without the prefix.
     :returns: an endpoint, not listening.
     :raises ValueError: with a sentence that names the option.
     """
     name = f"{option} {text}"
     prefixes, text = _take_prefixes(text, name)
+    if implicit_tls and "implicit-tls" not in prefixes:
+        prefixes.append("implicit-tls")
     listener = _parse_plain(text, reactor, name, role)
     for prefix in prefixes:
         if prefix == "haproxy":
             if text.lower().startswith("ssl:"):
                 raise ValueError(f"{name}: a proxy's header comes before TLS; this endpoint would want it inside")
             listener = replace(listener, endpoint=ProxiedEndpoint(listener.endpoint), plain=False, proxied=True)
+        elif text.lower().startswith(("ssl:", "tls:")):
+            raise ValueError(f"{name}: this endpoint has TLS of its own already; write tcp: for it")
+        else:
+            listener = replace(listener, plain=False, implicit_tls=True)
     return listener
 
 

@@ -9,7 +9,8 @@ people's plugins does not import what it makes. A package of your own adds a nam
 
     lists = BackendFactory("lists", "mylists.backend:make", "FILE", "Deliver to the lists in FILE.")
 
-An :class:`ExtensionFactory` there adds an extension in the same way.
+An :class:`ExtensionFactory` there adds an extension in the same way, a :class:`MechanismFactory` a SASL
+mechanism, and a :class:`CheckerFactory` what stands behind ``--auth``.
 """
 
 from __future__ import annotations
@@ -24,11 +25,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from twisted.cred.strcred import ICheckerFactory
 from twisted.plugin import IPlugin, getPlugins
 from zope.interface import Invalid, implementer
 from zope.interface.verify import verifyObject
 
-from smtpsvc.interfaces import IBackend, IBackendFactory, IExtension, IExtensionFactory
+from smtpsvc.interfaces import (
+    IBackend,
+    IBackendFactory,
+    IExtension,
+    IExtensionFactory,
+    IMechanismFactory,
+    ISASLMechanism,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,6 +243,97 @@ def extensions_table(extensions: Iterable[Any], plugins: Iterable[Any] | None = 
     lines += [(_usage(each).rstrip(":"), "--extension", each.summary) for each in extension_factories(plugins).values()]
     usage, state = (max((len(line[column]) for line in lines), default=0) for column in (0, 1))
     return "\n".join(f"{line[0]:{usage}}  {line[1]:{state}}  {line[2]}" for line in lines)
+
+
+@implementer(IPlugin, IMechanismFactory)
+class MechanismFactory:
+    """
+    Makes a SASL mechanism from a class that is imported when it is needed.
+
+    :param name: the mechanism's.
+    :param dotted: ``"package.module:Class"``. It is called without arguments and gives an
+        :class:`~smtpsvc.interfaces.ISASLMechanism`.
+    """
+
+    def __init__(self, name: str, dotted: str) -> None:
+        self.name = name
+        self.dotted = dotted
+
+    def __repr__(self) -> str:
+        return f"<MechanismFactory {self.name}: {self.dotted}>"
+
+    def make(self) -> Any:
+        """Make the mechanism."""
+        return _load(self.dotted)()
+
+
+def find_mechanisms(plugins: Iterable[Any] | None = None) -> list[Any]:
+    """
+    Make the SASL mechanisms: those that come with smtpsvc, the strongest first, and then those of others.
+
+    :param plugins: objects to look through; None asks ``twisted.plugin``.
+    :raises ValueError: with a sentence, if one cannot be had.
+    """
+    from smtpsvc.sasl import default_mechanisms
+
+    found: dict[str, Any] = {mechanism.name: mechanism for mechanism in default_mechanisms()}
+    for factory in getPlugins(IMechanismFactory) if plugins is None else plugins:
+        if factory.name in found:
+            continue
+        try:
+            mechanism = factory.make()
+            verifyObject(ISASLMechanism, mechanism)
+        except Invalid as error:
+            raise ValueError(f"{factory.name} is no whole SASL mechanism: {one_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"the SASL mechanism {factory.name} does not work: {describe_error(error)}") from error
+        found[factory.name] = mechanism
+    return list(found.values())
+
+
+@implementer(IPlugin, ICheckerFactory)
+class CheckerFactory:
+    """
+    Makes a checker of ``twisted.cred`` by calling a function that is imported when it is needed.
+
+    :param name: what stands before the colon in ``--auth NAME:ARGUMENT``.
+    :param dotted: ``"package.module:function"``. It is called with the argument, and raises ValueError
+        with a sentence for the person who typed it.
+    :param argument: what stands after the colon.
+    :param interfaces: ``"package.module:Interface"`` of each kind of credentials that the checker takes.
+    """
+
+    def __init__(self, name: str, dotted: str, argument: str, *interfaces: str) -> None:
+        self.authType = name
+        self.dotted = dotted
+        self.argStringFormat = argument
+        self._interfaces = interfaces
+
+    def __repr__(self) -> str:
+        return f"<CheckerFactory {self.authType}: {self.dotted}>"
+
+    @property
+    def credentialInterfaces(self) -> list[Any]:
+        """The kinds of credentials that the checker takes."""
+        return [_load(dotted) for dotted in self._interfaces]
+
+    @property
+    def authHelp(self) -> str:
+        """The docstring of the module that has the function."""
+        return inspect.getdoc(importlib.import_module(self.dotted.partition(":")[0])) or self.argStringFormat
+
+    def generateChecker(self, argstring: str = "") -> Any:
+        """
+        Make the checker.
+
+        :raises ValueError: with a sentence for the person who typed it.
+        """
+        return _load(self.dotted)(argstring)
+
+
+def _load(dotted: str) -> Any:
+    module, _, name = dotted.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def describe_error(error: BaseException) -> str:

@@ -209,7 +209,8 @@ class HeaderProtocol(Protocol):
         if self._secured and IHandshakeListener.providedBy(successor):
             successor.handshakeCompleted()
         if rest:
-            successor.dataReceived(rest)
+            # TLS that comes first has put itself in front of the successor.
+            (transport.protocol if core.implicit_tls else successor).dataReceived(rest)
 
     # For the factory behind, as one of its connections.
 

@@ -36,6 +36,7 @@ class Binding:
 
     endpoint: Any
     role: Role
+    implicit_tls: bool = False
     #: The open port, or None.
     port: IListeningPort | None = None
     #: What the endpoint's ``listen`` gave, until it has fired.
@@ -56,6 +57,8 @@ class MailService(MultiService):
     :param portal: as for :class:`~smtpsvc.server.factory.SMTPFactory`, as are *mechanisms*.
     :param monitors: watch what happens.
     :param clock: as for :class:`~smtpsvc.server.factory.SMTPFactory`.
+    :param tls: as for :class:`~smtpsvc.server.factory.SMTPFactory`; a service, such as a
+        :class:`~smtpsvc.tls.CertificateStore`, is started before the ports are opened.
     """
 
     log = Logger()
@@ -70,6 +73,7 @@ class MailService(MultiService):
         mechanisms: Iterable[ISASLMechanism] | None = None,
         monitors: Iterable[IMonitor] = (),
         clock: IReactorTime | None = None,
+        tls: Any = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.backend = backend
@@ -80,33 +84,37 @@ class MailService(MultiService):
         self._mechanisms = None if mechanisms is None else tuple(mechanisms)
         self._monitors = tuple(monitors)
         self._clock = clock
-        self._factories: dict[Role, _Factory] = {}
-        if IService.providedBy(backend) and backend.parent is None:
-            backend.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._tls = tls
+        self._factories: dict[tuple[Role, bool], _Factory] = {}
+        for part in (tls, backend):
+            if IService.providedBy(part) and part.parent is None:
+                part.setServiceParent(self)
 
-    def listen(self, endpoint: IStreamServerEndpoint, role: Role = Role.SMTP) -> None:
+    def listen(self, endpoint: IStreamServerEndpoint, role: Role = Role.SMTP, *, implicit_tls: bool = False) -> None:
         """
         Add a listener; it opens with the service, or now if that is running.
 
         :param endpoint: where.
         :param role: what its clients are.
+        :param implicit_tls: TLS comes first (RFC 8314).
         :raises ListenError: if it should open now and cannot.
-        :raises ValueError: with a sentence, if the extensions clash.
+        :raises ValueError: with a sentence, if the extensions clash, or *implicit_tls* is without *tls*.
         """
-        self.factory(role)
-        binding = Binding(endpoint, role)
+        self.factory(role, implicit_tls=implicit_tls)
+        binding = Binding(endpoint, role, implicit_tls)
         if self.running:
             self._open(binding)
         self.bindings.append(binding)
 
-    def factory(self, role: Role = Role.SMTP) -> SMTPFactory:
+    def factory(self, role: Role = Role.SMTP, *, implicit_tls: bool = False) -> SMTPFactory:
         """
-        Give the factory of all listeners that have a role.
+        Give the factory of all listeners that have a role, and have TLS first or not.
 
-        :raises ValueError: with a sentence, if the extensions clash.
+        :raises ValueError: with a sentence, if the extensions clash, or *implicit_tls* is without *tls*.
         """
-        if role not in self._factories:
-            self._factories[role] = _Factory(
+        kind = (role, implicit_tls)
+        if kind not in self._factories:
+            self._factories[kind] = _Factory(
                 self.backend,
                 self.settings,
                 role=role,
@@ -115,8 +123,10 @@ class MailService(MultiService):
                 mechanisms=self._mechanisms,
                 monitors=self._monitors,
                 clock=self._clock,
+                tls=self._tls,
+                implicit_tls=implicit_tls,
             )
-        return self._factories[role]
+        return self._factories[kind]
 
     @property
     def ports(self) -> list[IListeningPort]:
@@ -188,7 +198,7 @@ class MailService(MultiService):
             elif not failure.check(CancelledError):
                 self.log.critical("{problem}", problem=str(_listen_error(failure)))
 
-        pending = maybeDeferred(binding.endpoint.listen, self.factory(binding.role))
+        pending = maybeDeferred(binding.endpoint.listen, self.factory(binding.role, implicit_tls=binding.implicit_tls))
         binding.pending = pending
         pending.addCallbacks(opened, failed)
         waiting = True

@@ -8,12 +8,9 @@ and what to do, and exit code 1.
 from __future__ import annotations
 
 import getopt
-import math
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
@@ -22,110 +19,34 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from smtpsvc._version import __version__
+from smtpsvc.authoptions import AuthOptions, Logins
 from smtpsvc.extensions import defaults
 from smtpsvc.extensions.offer import check_roles, offered
 from smtpsvc.interfaces import IExtension
 from smtpsvc.launch import LaunchedService, Plan, load_late_modules
-from smtpsvc.listeners import ListenError, parse_listener
+from smtpsvc.listeners import ListenError
+from smtpsvc.listenoptions import (
+    LISTS,
+    ListenOptions,
+    check_listeners,
+    effective,
+    make_certificates,
+    make_listeners,
+    previews,
+)
 from smtpsvc.logs import SummaryLog
+from smtpsvc.optiontable import FLAGS, PARAMETERS
 from smtpsvc.plugins import backend_help, backends_table, extensions_table, find_backend, find_extension
 from smtpsvc.policies.chain import with_policies
 from smtpsvc.policies.domains import Domains
-from smtpsvc.settings import BareNewline, Limits, Settings, format_size, format_trusted, parse_size, parse_trusted
+from smtpsvc.settings import BareNewline, Limits, Settings
 
-DEFAULT_PORT = "2525"
 DEFAULT_BACKEND = "maildir:./Maildir"
 
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise ValueError(f"{text!r} is no whole number; write digits only")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-        raise ValueError(f"{text!r} is no number of seconds; write digits, such as 300")
-    return float(text)
-
-
-def _bare_newline(text: str) -> BareNewline:
-    try:
-        return BareNewline(text.lower())
-    except ValueError:
-        raise ValueError(f"{text!r} is neither reject nor normalize") from None
-
-
-def _show_seconds(seconds: float) -> str:
-    return str(int(seconds)) if math.floor(seconds) == seconds else str(seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    """
-    An option that fills one field of the settings.
-
-    :param field: with a dot for a field of the limits.
-    :param read: raises ValueError with a sentence.
-    :param show: writes a value as *read* reads it.
-    """
-
-    name: str
-    field: str
-    doc: str
-    read: Callable[[str], Any] = str
-    show: Callable[[Any], str] = str
-
-
-_PARAMETERS = (
-    _Parameter("hostname", "hostname", "Name of this host in the greeting, in EHLO and in Received."),
-    _Parameter("banner", "banner", "Text after the host name in the greeting."),
-    _Parameter(
-        "max-message-size",
-        "limits.message_size",
-        "Refuse larger messages; bytes, or with K, M or G. 0 is no limit.",
-        parse_size,
-        format_size,
-    ),
-    _Parameter("max-recipients", "limits.recipients", "Take so many recipients for one message.", _count),
-    _Parameter("max-messages", "limits.messages", "Take so many messages in one connection. 0 is no limit.", _count),
-    _Parameter(
-        "max-domains",
-        "limits.recipient_domains",
-        "Take recipients in so many domains in one connection. 0 is no limit.",
-        _count,
-    ),
-    _Parameter("max-line-length", "limits.line_length", "Refuse longer command lines; bytes, 512 at least.", _count),
-    _Parameter("timeout", "limits.command_timeout", "Wait so many seconds for a command.", _seconds, _show_seconds),
-    _Parameter(
-        "data-timeout",
-        "limits.data_timeout",
-        "Wait so many seconds for the next piece of a message.",
-        _seconds,
-        _show_seconds,
-    ),
-    _Parameter(
-        "bare-newline",
-        "bare_newline",
-        "What to do with a message that has a bare CR or LF: reject it, or normalize it to CRLF.",
-        _bare_newline,
-        attrgetter("value"),
-    ),
-    _Parameter(
-        "trusted-proxies",
-        "trusted_proxies",
-        "Believe these clients whom they speak for, by a PROXY header, XCLIENT or XFORWARD: addresses and networks "
-        "with commas between them, and the word unix for unix sockets.",
-        parse_trusted,
-        format_trusted,
-    ),
-)
-#: Options without a value, named as fields of the settings.
-_FLAGS = ("lenient-paths", "trust-proxy-tls", "xclient-login")
 _DEFAULTS = Settings()
 
 
-class Options(usage.Options):
+class Options(AuthOptions, ListenOptions, usage.Options):
     """
     The options of ``twistd smtpsvc``.
 
@@ -146,10 +67,10 @@ class Options(usage.Options):
     ]
     optParameters: ClassVar[list[list[Any]]] = [
         ["backend", None, DEFAULT_BACKEND, "Where mail goes: NAME:ARGUMENT; --help-backends lists the names."],
-        *([row.name, None, row.show(attrgetter(row.field)(_DEFAULTS)) or None, row.doc] for row in _PARAMETERS),
+        *([row.name, None, row.show(attrgetter(row.field)(_DEFAULTS)) or None, row.doc] for row in PARAMETERS),
     ]
     compData = usage.Completions(
-        multiUse=["port", "domain", "enable", "disable", "extension"],
+        multiUse=["auth", *LISTS, "domain", "enable", "disable", "extension"],
         optActions={"bare-newline": usage.CompleteList([each.value for each in BareNewline])},
     )
 
@@ -160,20 +81,13 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         # The help is wrapped anew, but for the indentation of docstrings.
         self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
-        self["port"] = []
+        for name in LISTS:
+            self[name] = []
         self["domain"] = []
         self["enable"] = []
         self["disable"] = []
         self["extension"] = []
-
-    def opt_port(self, text: str) -> None:
-        """
-        Listen for mail there; may be given several times. A number is for clients on this machine
-        only (127.0.0.1 and ::1), tcp:2525 is for all, and any other endpoint of Twisted will do,
-        such as unix:/run/smtp. In front of each may stand haproxy: for clients that are proxies and
-        send a PROXY header; then --trusted-proxies is needed. [default: 2525]
-        """
-        self["port"].append(text)
+        self["auth"] = []
 
     def opt_domain(self, text: str) -> None:
         """
@@ -269,10 +183,10 @@ class Options(usage.Options):
     def _plan(self) -> Plan:
         from twisted.internet import reactor
 
-        settings = self._settings()
-        listeners = [parse_listener(text, reactor) for text in self["port"] or [DEFAULT_PORT]]
-        for listener in listeners:
-            listener.check_settings(settings)
+        logins = Logins(self["auth"])
+        settings = self._settings(logins)
+        listeners = make_listeners(self, reactor)
+        certificates = make_certificates(self)
         policies = []
         if self["domain"]:
             try:
@@ -283,9 +197,15 @@ class Options(usage.Options):
             backend = find_backend(self["backend"], reactor)
         except ValueError as error:
             raise ValueError(f"--backend: {error}") from error
-        extensions = self._extensions()
+        extensions = [*self._extensions(), *logins.extensions()]
         chosen = offered(extensions, settings, backend.supports)
         check_roles(chosen, settings, {listener.role for listener in listeners})
+        check_listeners(
+            listeners,
+            settings,
+            certificates=certificates is not None,
+            logins=any(extension.keyword == "AUTH" for extension in extensions),
+        )
         return Plan(
             settings=settings,
             backend_name=self["backend"],
@@ -293,6 +213,7 @@ class Options(usage.Options):
             listeners=listeners,
             domains=tuple(self["domain"]),
             extensions=extensions,
+            certificates=certificates,
             summary=SummaryLog(reactor),
         )
 
@@ -305,20 +226,20 @@ class Options(usage.Options):
                 raise ValueError(f"--extension: {error}") from error
         return extensions
 
-    def _settings(self) -> Settings:
+    def _settings(self, logins: Logins) -> Settings:
         fields: dict[str, Any] = {}
         limits: dict[str, Any] = {}
-        for row in _PARAMETERS:
+        for row in PARAMETERS:
             try:
                 value = row.read(self[row.name] or "")
             except ValueError as error:
                 raise ValueError(f"--{row.name}: {error}") from error
             group, _, name = row.field.rpartition(".")
             (limits if group else fields)[name] = value
-        fields.update((flag.replace("-", "_"), bool(self[flag])) for flag in _FLAGS)
+        fields.update((flag.replace("-", "_"), bool(self[flag])) for flag in FLAGS)
         return Settings(
             limits=Limits(**limits),
-            enable=frozenset(self["enable"]),
+            enable=frozenset(self["enable"]) | logins.enable(but=self["disable"]),
             disable=frozenset(self["disable"]),
             **fields,
         )
@@ -360,6 +281,11 @@ class Options(usage.Options):
                 listener.check()
             except ListenError as error:
                 problems.append(str(error))
+        if self.plan.certificates is not None:
+            try:
+                self.plan.certificates.check()
+            except ValueError as error:
+                problems.append(str(error))
         try:
             getattr(self.plan.backend, "check", lambda: None)()
         except (OSError, ValueError) as error:
@@ -370,15 +296,16 @@ class Options(usage.Options):
 
     def _effective(self, service: LaunchedService) -> list[str]:
         settings = self.plan.settings
-        lines = [f"port = {listener.name.partition(' ')[2]}" for listener in self.plan.listeners]
+        lines = effective(self, self.plan.listeners)
         lines.append(f"backend = {self.plan.backend_name}")
         lines += [f"domain = {domain}" for domain in self.plan.domains] or ["domain = (all)"]
-        lines += [f"{row.name} = {row.show(attrgetter(row.field)(settings)) or '(none)'}" for row in _PARAMETERS]
-        lines += [f"{flag} = {'yes' if getattr(settings, flag.replace('-', '_')) else 'no'}" for flag in _FLAGS]
+        lines += [f"{row.name} = {row.show(attrgetter(row.field)(settings)) or '(none)'}" for row in PARAMETERS]
+        lines += [f"{flag} = {'yes' if getattr(settings, flag.replace('-', '_')) else 'no'}" for flag in FLAGS]
+        lines += [f"auth = {text.partition(':')[0]}" for text in self["auth"]]
         lines += [f"enable = {item}" for item in sorted(settings.enable)]
         lines += [f"disable = {name}" for name in sorted(settings.disable)]
         lines += [f"extension = {text}" for text in self["extension"]]
-        return [*lines, "", *service.factory().preview()]
+        return [*lines, *previews(service)]
 
 
 def makeService(options: Options) -> IService:

@@ -227,10 +227,9 @@ def parse_replies(output: bytes) -> list[Reply]:
     *lines, rest = output.split(b"\r\n")
     for line in lines:
         code, mark, text = line[:3], line[3:4], line[4:].decode("ascii")
-        if len(line) > 510 or not code.isdigit() or mark not in (b" ", b"-") or not text.isprintable():
-            raise ValueError(f"{line!r} is no reply line")
-        if texts and code != before:
-            raise ValueError(f"{line!r} has another code than the line before it")
+        well_formed = code.isdigit() and mark in (b" ", b"-") and text.isprintable() and len(line) <= 510
+        if not well_formed or (texts and code != before):
+            raise ValueError(f"{line!r} is no reply line, or none of this reply")
         before = code
         texts.append(text)
         if mark == b" ":

@@ -227,8 +227,7 @@ class CertificateStore(Service):
         if clock is None:
             from twisted.internet import reactor
 
-            clock = self._clock = reactor  # type: ignore[assignment]
-        assert clock is not None
+            clock = self._clock = IReactorTime(reactor)
         self._call = clock.callLater(INTERVAL, self._watch)
 
     def _watch(self) -> None:

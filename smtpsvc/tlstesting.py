@@ -136,13 +136,17 @@ class TLSWireTransport(WireTransport):
         producer = self.producer
         if producer is not None:
             self.unregisterProducer()
-        self._tls = TLSMemoryBIOProtocol(factory, self.protocol, False)  # type: ignore[no-untyped-call]
+        self._tls = TLSMemoryBIOProtocol(factory, self.protocol, False)
         self.protocol = self._tls
         alsoProvides(self, ISSLTransport)
         self._tls.makeConnection(_Below(self))
         if producer is not None:
             self.registerProducer(producer, True)
         return True
+
+    @property
+    def _line(self) -> Any:
+        return super() if self._tls is None else self._tls
 
     def getHandle(self) -> Any:
         """The OpenSSL connection."""
@@ -154,19 +158,19 @@ class TLSWireTransport(WireTransport):
 
     def write(self, data: bytes) -> None:
         """Take what the server sends."""
-        (super() if self._tls is None else self._tls).write(data)
+        self._line.write(data)
 
     def loseConnection(self) -> None:
         """Close, under TLS with its own farewell."""
-        (super() if self._tls is None else self._tls).loseConnection()
+        self._line.loseConnection()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Tell *producer* when to pause."""
-        (super() if self._tls is None else self._tls).registerProducer(producer, streaming)
+        self._line.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """Tell it no more."""
-        (super() if self._tls is None else self._tls).unregisterProducer()
+        self._line.unregisterProducer()
 
 
 class _Below:

@@ -29,7 +29,7 @@ def directive(page: str, name: str, argument: str = "") -> tuple[dict[str, list[
     found = re.search(rf"^{head}\n((?:   .*\n|\n)*)", PAGES[page], re.MULTILINE)
     assert found is not None, f"{page} has no {name}"
     text = textwrap.dedent(found[1])
-    without = re.match(r":without:(.*)\n", text)
+    without = re.match(r":without:((?:.*\n)(?: .*\n)*)", text)
     return tables.parse_notes(text[without.end() if without else 0 :].splitlines()), (
         without[1].split() if without else []
     )

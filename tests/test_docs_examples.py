@@ -100,7 +100,7 @@ class LiveTests(TestCase):
         return subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
 
     def test_tutorial(self) -> None:
-        """The first message of the tutorial is in the Maildir, as shown."""
+        """The first message of the tutorial is in the Maildir, and its line in the log, as shown."""
         need("curl")
         server = self.serve()
         self.assertEqual(self.send(server, "you@example.com").returncode, 0)
@@ -109,6 +109,11 @@ class LiveTests(TestCase):
         pattern = re.escape(shown).replace("laptop", r"\S+").replace("6b00087986d5d8n2", "[0-9a-fn]+")
         pattern = re.sub(r"Fri,.*?\\\+0000", ".* [+]0000", pattern)
         self.assertRegex(mail.decode().replace("\r\n", "\n"), pattern)
+        server.stop()
+        self.assertRegex(
+            server.log.read_text(),
+            r"[0-9a-fn]+ 250 from 127\.0\.0\.1 \('.*'\): 'me@example\.com' to 'you@example\.com', \d+ bytes, [0-9.]+ s",
+        )
 
     def test_function(self) -> None:
         """The ten lines take mail, behind the command line and as a program."""

@@ -172,15 +172,8 @@ class ConnectionTests(SynchronousTestCase):
 
     def test_failing_read(self) -> None:
         """An error of ours drops that connection, is logged, and does not touch those that wait for their turn."""
-        backend = ScriptedBackend()
-        factory, _ = clocked_factory(backend, settings_with())
+        factory, _ = clocked_factory(ScriptedBackend(), settings_with())
         first, second = Wire(factory).greeted(), Wire(factory).greeted()
-
-        def fail(envelope: Any) -> None:
-            second.receive(lines("NOOP"))
-            first.protocol.conversation.line_received = None
-
-        backend.answers["mail"] = fail
         first.protocol.conversation = _Failing(first.protocol.conversation, lambda: second.receive(lines("NOOP")))
         first.receive(lines("NOOP"))
         self.assertEqual((first.transport.disconnected, second.codes), (True, [250]))

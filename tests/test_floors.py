@@ -24,12 +24,12 @@ FLOORS = (
     ("grammar",),
     ("interfaces", "values", "parameters", "settings", "session", "extras"),
     ("server", "extensions", "sasl"),
-    ("backends", "policies", "client", "message", "testing"),
+    ("backends", "policies", "client", "message", "checkers"),
     (
         *("service", "launch", "listeners", "transport", "proxied", "tls", "workers", "metrics", "logs"),
-        *("plugins", "dotted", "nest"),
+        *("plugins", "dotted", "nest", "testing", "tlstesting"),
     ),
-    ("tap", "__main__"),
+    ("tap", "__main__", "authoptions", "optiontable"),
 )
 #: What people plug in could be a stranger's: it needs no more than the first two floors.
 PLUGGED = ("backends", "policies", "client", "message")

@@ -73,9 +73,10 @@ class PointTests(SynchronousTestCase):
     def test_connected(self) -> None:
         """connected() has the peer, once, before the backend is asked."""
         recorder = Recorder()
-        backend = ScriptedBackend(open_session=lambda *_: self.assertEqual(len(recorder.of("connected")), 1))
+        backend = ScriptedBackend(open_session=lambda *_: recorder.seen.append(("asked",)))
         wire = Wire(clocked_factory(backend, monitors=[recorder])[0])
-        self.assertEqual(recorder.of("connected"), [(wire.protocol.conversation.peer,)])
+        self.assertEqual(recorder.seen[:2], [("connected", wire.protocol.conversation.peer), ("asked",)])
+        self.assertEqual(len(recorder.of("connected")), 1)
 
     def test_replied(self) -> None:
         """replied() has each reply with its verb; "" for the greeting and for lines without a known verb."""
@@ -245,5 +246,5 @@ class GroupTests(SynchronousTestCase):
         self.assertEqual(asked, [])
 
 
-def _divide(*args: Any) -> None:
+def _divide(self: Any, *args: Any) -> None:
     raise ZeroDivisionError

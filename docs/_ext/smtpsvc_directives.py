@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import tables
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util import inspect
 from sphinx.util.docutils import SphinxDirective
 
-#: How autodoc words an interface; "~" before a name shows the last part of it.
-_FORWARD = re.compile(r"TypeAliasForwardRef\('([\w.]+)'\)")
+#: The full name of an interface; "~" before it shows the last part of it.
 _INTERFACE = re.compile(r"(?<![\w.~])((?:\w+\.)+I[A-Z]\w+)")
 
 
@@ -94,7 +94,7 @@ class SettingsTable(Generated):
         """Make the table."""
         from smtpsvc import settings
 
-        return tables.settings_table(getattr(settings, self.arguments[0]), notes, self.without)
+        return tables.settings_table(getattr(settings, self.arguments[0]), notes)
 
 
 class ExtensionTable(Generated):
@@ -112,7 +112,7 @@ class InterfaceList(Generated):
 
     def lines(self, notes: tables.Notes) -> list[str]:
         """Make the descriptions."""
-        return tables.interface_list(self.arguments[0], self.without)
+        return tables.interface_list(self.arguments[0])
 
 
 class ModuleList(Generated):
@@ -131,7 +131,7 @@ class PublicNames(Generated):
 
     def lines(self, notes: tables.Notes) -> list[str]:
         """Make the table."""
-        return tables.public_names(self.without)
+        return tables.public_names()
 
 
 def short_interfaces(
@@ -140,7 +140,7 @@ def short_interfaces(
     """Show interfaces in a signature by their names, without their modules."""
 
     def short(text: str | None) -> str | None:
-        return text and _INTERFACE.sub(r"~\1", _FORWARD.sub(r"\1", text))
+        return text and _INTERFACE.sub(r"~\1", text)
 
     return short(signature), short(returns)
 
@@ -156,5 +156,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("interface-list", InterfaceList)
     app.add_directive("module-list", ModuleList)
     app.add_directive("public-names", PublicNames)
+    # autodoc words an alias within another type by its repr().
+    vars(inspect)["TypeAliasForwardRef"].__repr__ = lambda alias: f"~{alias.name}"
     app.connect("autodoc-process-signature", short_interfaces)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

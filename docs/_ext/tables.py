@@ -21,6 +21,7 @@ from typing import Any
 
 from zope.interface.interface import InterfaceClass
 
+from smtpsvc import interfaces
 from smtpsvc.extensions import defaults
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
@@ -163,18 +164,18 @@ def option_list(options: Any, notes: Notes) -> list[str]:
     return lines
 
 
-def settings_table(settings: type, notes: Notes, unused: Sequence[str] = ()) -> list[str]:
+def settings_table(settings: type, notes: Notes) -> list[str]:
     """
-    List the fields of a dataclass with their defaults, by the comments that describe them.
+    List the fields of a dataclass that anything reads with their defaults, by the comments that describe them.
 
     :param notes: for a field its option or nothing, and why it is so; those of other fields do not count.
-    :param unused: the names of those that nothing reads yet.
     """
     described = comments(settings)
+    code = "".join(inspect.getsource(module) for module in modules() if module.__name__ != settings.__module__)
     rows = []
     for each in dataclasses.fields(settings):
         option, why = notes.get(each.name, ("", ""))
-        if each.name not in unused:
+        if re.search(rf"\.{each.name}\b", code):
             text = f"{described.get(each.name, '')} {why}".strip()
             rows.append([f"``{each.name}``", _default(each), f":option:`{option}`" if option else "", text])
     return list_table(["Name", "Default", "Option", "What and why"], rows, "17 17 20 46")
@@ -217,7 +218,7 @@ def extension_table(notes: Notes) -> list[str]:
     for extension in defaults():
         summary = " ".join((inspect.getdoc(type(extension)) or "").partition("\n\n")[0].split())
         head, _, brings = summary.partition(": ")
-        source = head[head.find("(") + 1 : head.rfind(")")]
+        source = re.findall(r"\((.*)\)", head)
         params = [*extension.mail_params, *extension.rcpt_params]
         on_request = getattr(extension, "on_request", False)
         asked = ["the backend, or the settings"] if on_request else []
@@ -227,7 +228,7 @@ def extension_table(notes: Notes) -> list[str]:
         rows.append(
             [
                 f"``{extension.keyword}``",
-                ", ".join([source, *notes.get(extension.keyword, ())]),
+                ", ".join([*source, *notes.get(extension.keyword, ())]),
                 "on request" if on_request else "on",
                 ", ".join(f"``{name}``" for name in [*params, *extension.verbs]) or "none",
                 brings[:1].upper() + brings[1:],
@@ -238,12 +239,9 @@ def extension_table(notes: Notes) -> list[str]:
     return list_table(header, rows, "16 16 8 14 30 16")
 
 
-def interface_list(module: str, skipped: Sequence[str] = ()) -> list[str]:
-    """
-    Describe the zope interfaces of a module from its source, where their annotations are.
-
-    :param skipped: the names of those that nothing asks for yet.
-    """
+def interface_list(module: str) -> list[str]:
+    """Describe the zope interfaces of a module that something asks for, from its source, which has annotations."""
+    skipped = unasked_interfaces()
     tree = ast.parse(inspect.getsource(importlib.import_module(module)))
     lines = [f".. py:currentmodule:: {module}", ""]
     for node in tree.body:
@@ -273,8 +271,21 @@ def _doc(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, indent: in
     return [*(" " * indent + line if line else "" for line in text.splitlines()), ""]
 
 
-def public_names(skipped: Sequence[str] = ()) -> list[str]:
-    """List what ``import smtpsvc`` gives, with the first sentence of each docstring."""
+def unasked_interfaces() -> set[str]:
+    """Name our interfaces that no module provides or asks for: they stand there for later."""
+    ours = {name: value for name, value in vars(interfaces).items() if isinstance(value, InterfaceClass)}
+    found: set[str] = set()
+    for module in modules():
+        if module is not interfaces:
+            for use in re.findall(r"(\w+)\.providedBy|implementer\(([^)]*)\)", inspect.getsource(module)):
+                found.update(re.findall(r"\w+", " ".join(use)))
+    asked = {base.__name__ for name in found & ours.keys() for base in ours[name].__iro__}
+    return {name for name, value in ours.items() if value.__module__ == interfaces.__name__} - asked
+
+
+def public_names() -> list[str]:
+    """List what ``import smtpsvc`` gives and something asks for, with the first sentence of each docstring."""
+    skipped = unasked_interfaces()
     package = importlib.import_module("smtpsvc")
     rows = []
     for name in package.__all__:
@@ -295,17 +306,15 @@ def modules() -> list[ModuleType]:
 
 def module_list(package: str, skipped: Sequence[str] = ()) -> list[str]:
     """
-    Describe the modules of a package by their docstrings, a section each.
+    Describe a package and all modules in it by their docstrings, a section each.
 
-    :param package: of ``smtpsvc`` itself, only the modules that are no packages.
-    :param skipped: the names of those that have pages of their own.
+    :param skipped: the names of modules and packages that have pages of their own.
     """
     lines = []
     for module in modules():
         name = module.__name__
-        own = name == package and package != "smtpsvc"
-        child = name.rpartition(".")[0] == package and not (package == "smtpsvc" and hasattr(module, "__path__"))
-        if (own or child) and name not in skipped:
+        elsewhere = any(f"{name}.".startswith(f"{each}.") for each in skipped)
+        if f"{name}.".startswith(f"{package}.") and name != "smtpsvc" and not elsewhere:
             lines += [name, "-" * len(name), "", f".. automodule:: {name}", ""]
     return lines
 

@@ -14,7 +14,12 @@ from inspect import isawaitable
 from typing import Any
 
 from twisted.cred import strcred
-from twisted.cred.checkers import ANONYMOUS, FilePasswordDB, ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.checkers import (
+    ANONYMOUS,
+    FilePasswordDB,
+    ICredentialsChecker,
+    InMemoryUsernamePasswordDatabaseDontUse,
+)
 from twisted.cred.credentials import IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import LoginDenied, UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
@@ -22,7 +27,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from smtpsvc.interfaces import IAccount
-from smtpsvc.sasl.credentials import IScramCredentials, IScramSecrets, ScramParameters
+from smtpsvc.sasl.credentials import IScramSecrets, ScramParameters
 from smtpsvc.values import Account
 
 #: Every hash that SCRAM is served with.
@@ -136,8 +141,8 @@ def make_checker(description: str) -> Any:
     except (ValueError, strcred.StrcredException) as error:
         text = " ".join(str(error).split())
         raise ValueError(text if text.startswith(name) else f"{name}: {text}") from error
-    except OSError as error:
-        raise ValueError(f"{name}: {error.strerror}: {error.filename!r}") from error
+    except Exception as error:
+        raise ValueError(f"{name} does not work: {type(error).__name__}: {error}") from error
     if isinstance(checker, FilePasswordDB):
         _check_readable(argument)
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
@@ -163,9 +168,9 @@ def checker_factory(name: str) -> Any:
 
 def checker_factories() -> dict[str, Any]:
     """Find the plugins that make checkers by name; those of which no mechanism makes credentials are left out."""
-    from smtpsvc.sasl import all_mechanisms
+    from smtpsvc.sasl import default_mechanisms
 
-    wanted = {interface for mechanism in all_mechanisms() for interface in mechanism.credentials}
+    wanted = {interface for mechanism in default_mechanisms() for interface in mechanism.credentials}
     found: dict[str, Any] = {}
     for factory in strcred.findCheckerFactories():
         if wanted.intersection(factory.credentialInterfaces):

@@ -68,7 +68,7 @@ class BearerChecker:
         self._claim = claim
         self._leeway = leeway
 
-    def requestAvatarId(self, credentials: Any) -> Deferred[bytes]:
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Give the name in the token; fails with UnauthorizedLogin if it is not good."""
         try:
             name = self._claims(credentials.token).get(self._claim)
@@ -81,7 +81,7 @@ class BearerChecker:
     def _claims(self, token: str) -> dict[str, Any]:
         header = self._jwt.get_unverified_header(token)
         for key in self._file.current():
-            if header.get("alg") in key.algorithms and header.get("kid", key.id) == (key.id or header.get("kid", "")):
+            if header.get("alg") in key.algorithms and (not key.id or header.get("kid") in (None, key.id)):
                 try:
                     claims: dict[str, Any] = self._jwt.decode(
                         token,
@@ -127,25 +127,31 @@ def _jwk_set(content: bytes) -> list[Key]:
     jwt = need("jwt", "oauth", _WHAT)
     try:
         found = json.loads(content)
-        keys = found["keys"] if "keys" in found else [found]
+        keys = found.get("keys", [found])
         usable = [each for each in keys if each.get("use", "sig") == "sig"]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"no JWK Set: {error}") from error
     made = []
+    problem = "the JWK Set has no keys for signatures"
     for each in usable:
+        # RFC 7517 §5: keys that are not understood are let pass.
         try:
-            # Without "alg" PyJWT guesses one; which are allowed, the key says.
-            key = jwt.PyJWK(each).key
-        except jwt.PyJWTError as error:
-            raise ValueError(f"a key of the JWK Set is no good: {error}") from error
-        allowed = _algorithms(key)
-        named = each.get("alg")
-        if named is not None and named not in allowed:
-            raise ValueError(f"a key of the JWK Set cannot be used with {named}")
-        made.append(Key(key, (named,) if named is not None else allowed, str(each.get("kid", ""))))
+            made.append(_jwk(jwt, each))
+        except (jwt.PyJWTError, ValueError) as error:
+            problem = f"no key of the JWK Set can be used: {error}"
     if not made:
-        raise ValueError("the JWK Set has no keys for signatures")
+        raise ValueError(problem)
     return made
+
+
+def _jwk(jwt: Any, data: dict[str, Any]) -> Key:
+    # Without "alg" PyJWT guesses one; which are allowed, the key says.
+    key = jwt.PyJWK(data).key
+    allowed = _algorithms(key)
+    named = data.get("alg")
+    if named is not None and named not in allowed:
+        raise ValueError(f"{named} is no algorithm for that key")
+    return Key(key, (named,) if named is not None else allowed, str(data.get("kid", "")))
 
 
 def _algorithms(key: Any) -> Sequence[str]:

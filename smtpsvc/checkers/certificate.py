@@ -33,7 +33,7 @@ class CertificateChecker:
     def __init__(self, *fields: str) -> None:
         self._fields = fields or _FIELDS[""]
 
-    def requestAvatarId(self, credentials: Any) -> Deferred[bytes]:
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Give the name; fails with UnauthorizedLogin if the certificate has none."""
         for field in self._fields:
             name = name_in(credentials.certificate, field)

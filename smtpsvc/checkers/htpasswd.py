@@ -140,7 +140,7 @@ class HtpasswdChecker:
         salt = hmac.digest(like.server_key, b"salt of " + username, "sha256")[: len(like.salt)]
         return ScramParameters(salt, like.iterations, False)
 
-    def requestAvatarId(self, credentials: Any) -> Deferred[bytes]:
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """
         Judge credentials.
 
@@ -151,7 +151,7 @@ class HtpasswdChecker:
             return self._judge_scram(credentials)
         return Deferred.fromCoroutine(self._judge_password(credentials))
 
-    def _judge_scram(self, credentials: Any) -> Deferred[bytes]:
+    def _judge_scram(self, credentials: Any) -> Deferred[Any]:
         # Two HMACs: no work for a thread.
         users = self._file.current()
         entry = users.scram(credentials.username, credentials.hash)
@@ -178,8 +178,7 @@ def make(argument: str) -> HtpasswdChecker:
     :raises ValueError: with a sentence.
     """
     if not argument:
-        raise ValueError("htpasswd: write htpasswd:FILE; a line of the file is made by "
-                         "python -m smtpsvc.checkers.htpasswd NAME")  # fmt: skip
+        raise ValueError("htpasswd: write htpasswd:FILE; python -m smtpsvc.checkers.htpasswd NAME makes a line of it")
     return HtpasswdChecker(argument)
 
 
@@ -191,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m smtpsvc.checkers.htpasswd",
-        description="Print a line for the file of --auth htpasswd:FILE. Asks for the password, or reads it from a pipe.",
+        description="Print a line for the file of --auth htpasswd:FILE. "
+        "It asks for the password, or reads it from a pipe.",
     )
     parser.add_argument("name", help="who logs in with it")
     parser.add_argument(

@@ -108,7 +108,7 @@ class Scram:
     """An entry of SCRAM (RFC 5802 §3): serves SCRAM itself, and PLAIN and LOGIN too."""
 
     def __init__(self, text: str) -> None:
-        need("scramp", "auth", "a SCRAM entry")
+        self._unfit: Any = need("scramp", "auth", "a SCRAM entry").ScramException
         match = _SCRAM.fullmatch(text)
         if match is None:
             raise ValueError("a SCRAM entry is like SCRAM-SHA-256$4096:SALT$STORED:SERVER")
@@ -126,8 +126,8 @@ class Scram:
         known = self.secrets
         try:
             made = derive(self.hash, password.decode(), known.salt, known.iterations)
-        except Exception:
-            # scramp's own exception: no password may have such characters.
+        except (UnicodeDecodeError, self._unfit):
+            # No password may have such characters (RFC 4013).
             return False
         return hmac.compare_digest(made.stored_key, known.stored_key)
 

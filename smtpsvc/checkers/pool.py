@@ -47,7 +47,11 @@ class Pool:
             from twisted.internet import reactor
         self._busy += 1
         future = self._executor.submit(function, *args)
-        done: Deferred[_Result] = Deferred(lambda _: future.cancel())
+
+        def give_up(_: Deferred[_Result]) -> None:
+            future.cancel()
+
+        done: Deferred[_Result] = Deferred(give_up)
 
         def finished(future: Future[_Result]) -> None:
             if future.cancelled():

@@ -30,6 +30,8 @@ class WatchedFile(Generic[_Value]):
         self.path = path
         self._read = read
         self._seen: tuple[int, ...] | None = None
+        # What was wrong when it was last logged.
+        self._problem = ""
         try:
             self._value = self._load()
         except OSError as error:
@@ -43,16 +45,15 @@ class WatchedFile(Generic[_Value]):
         except (OSError, ValueError) as error:
             problem = error.strerror if isinstance(error, OSError) else str(error)
             if problem != self._problem:
-                log.error("{path} has changed, and is no good; it stands as it was: {problem}", path=self.path,
-                          problem=problem)  # fmt: skip
-            self._problem = problem
+                log.error("{path}: {problem}; what it said before stays", path=self.path, problem=problem)
+            self._problem = str(problem)
         return self._value
 
     def _load(self) -> _Value:
         with open(self.path, "rb") as file:
             self._seen = _signature(os.fstat(file.fileno()))
             value = self._read(file.read())
-        self._problem: str | None = None
+        self._problem = ""
         return value
 
 

@@ -70,7 +70,8 @@ class Auth(Extension):
     AUTH (RFC 4954): offers the mechanisms that one of the portal's checkers takes credentials of.
 
     Those that show a password to whoever reads the line are offered under TLS only, or where
-    ``settings.allow_insecure_auth``. A session that provides
+    ``settings.allow_insecure_auth``; CRAM-MD5 and ANONYMOUS only if ``settings.enable`` has their names.
+    ``settings.disable`` may have any mechanism's name. A session that provides
     :class:`~smtpsvc.interfaces.IAuthenticated` takes part.
 
     :param portal: its realm gives an :class:`~smtpsvc.interfaces.IAccount`.
@@ -86,6 +87,7 @@ class Auth(Extension):
         for mechanism in default_mechanisms() if mechanisms is None else mechanisms:
             verifyObject(ISASLMechanism, mechanism)
             self.mechanisms[mechanism.name.upper()] = mechanism
+        self.switches = frozenset(self.mechanisms)
         self.verbs = {"AUTH": Verb(State.GREETED, parse_auth, self.authenticate)}
         self.mail_params = {"AUTH": parse_submitter}
 
@@ -111,10 +113,13 @@ class Auth(Extension):
     def offered(self, conversation: IConversation) -> tuple[str, ...]:
         """Name the mechanisms that this client may use, the strongest first."""
         private = is_private(conversation)
+        if not private and (conversation.settings.require_tls or conversation.role is Role.SUBMISSION):
+            # Not even a mechanism that hides the password: TLS comes first (RFC 6409 §8).
+            return ()
         context = self._context(conversation)
         names = tuple(
             name
-            for name, mechanism in self._served().items()
+            for name, mechanism in self._served(conversation.settings).items()
             if (private or not mechanism.plaintext) and mechanism.available(context)
         )
         session = conversation.session
@@ -129,7 +134,7 @@ class Auth(Extension):
             return NEEDS_EHLO
         if conversation.peer.account is not None:
             return ONCE
-        mechanism = self._served().get(request.mechanism)
+        mechanism = self._served(conversation.settings).get(request.mechanism)
         if mechanism is None:
             return UNKNOWN
         offered = self.offered(conversation)
@@ -139,10 +144,16 @@ class Auth(Extension):
             return SERVER_FIRST
         return self._converse(conversation, mechanism, self._context(conversation, offered), request.response)
 
-    def _served(self) -> dict[str, Any]:
-        """The mechanisms that a checker takes credentials of."""
+    def _served(self, settings: Settings) -> dict[str, Any]:
+        """The mechanisms that are wanted, and that a checker takes credentials of."""
         taken = set(self.portal.listCredentialsInterfaces())
-        return {name: each for name, each in self.mechanisms.items() if taken.intersection(each.credentials)}
+        return {
+            name: mechanism
+            for name, mechanism in self.mechanisms.items()
+            if taken.intersection(mechanism.credentials)
+            and name not in settings.disable
+            and (not mechanism.on_request or settings.enabled(name) is not None)
+        }
 
     def _context(self, conversation: IConversation, offered: Sequence[str] = ()) -> Context:
         return Context(
@@ -212,8 +223,7 @@ class Auth(Extension):
 
 def is_private(conversation: IConversation) -> bool:
     """Tell whether a password may be sent as it is: under TLS, or where the operator says so."""
-    tls, settings = conversation.peer.tls, conversation.settings
-    return settings.allow_insecure_auth or (tls is not None and (not tls.proxied or settings.trust_proxy_tls))
+    return conversation.secure or conversation.settings.allow_insecure_auth
 
 
 def parse_auth(argument: bytes) -> Request:

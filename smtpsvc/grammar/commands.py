@@ -29,7 +29,8 @@ _SPACE: Final = ord(" ")
 #: The longest path there can be, about (RFC 5321 §4.5.3.1).
 _MEMORABLE: Final = 330
 _CONTROLS: Final = bytes([*range(32), 127])
-_UTF8_TAIL: Final = re.compile(rb" +SMTPUTF8\Z", re.IGNORECASE)
+#: Control characters in the clothes of UTF-8: C1, and the separators of lines and paragraphs.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def line_fault(line: bytes, limit: int, *, partial: bool = False) -> Reply | None:
@@ -147,8 +148,7 @@ def parse_name(argument: bytes) -> str:
     if not 1 <= len(name) <= 255 or name.translate(None, _CONTROLS) != name:
         raise SMTPError(replies.NEED_NAME)
     text = name.decode("utf-8", "backslashreplace")
-    if not text.isprintable():
-        # C1 controls and line separators are control characters in UTF-8's clothes.
+    if _CONTROL.search(text):
         raise SMTPError(replies.NEED_NAME)
     return text
 
@@ -167,29 +167,25 @@ def parse_optional_text(argument: bytes) -> str:
     """
     Take any text or none (NOOP, HELP; RFC 5321 §4.1.1.8, §4.1.1.9).
 
+    :returns: the text; octets that are not UTF-8 are escaped as ``\\xNN``.
     :raises SMTPError: 501 5.5.4 if there are control characters in it.
     """
-    if argument.translate(None, _CONTROLS) != argument:
+    text = argument.decode("utf-8", "backslashreplace")
+    if _CONTROL.search(text):
         raise SMTPError(replies.BAD_ARGUMENT)
-    return argument.decode("utf-8", "backslashreplace")
-
-
-def parse_query(argument: bytes) -> str:
-    """
-    Take the text behind VRFY or EXPN; a parameter SMTPUTF8 behind it (RFC 6531 §3.7.4.2) is taken off.
-
-    :raises SMTPError: 501 5.5.4 if there is none or it has control characters.
-    """
-    query = parse_optional_text(_UTF8_TAIL.sub(b"", argument).strip(b" "))
-    if not query:
-        raise SMTPError(replies.NEED_ARGUMENT)
-    return query
+    return text
 
 
 def parse_verify(argument: bytes) -> Query:
     """
-    Parse the argument of VRFY or EXPN, with or without the parameter SMTPUTF8.
+    Parse the argument of VRFY or EXPN (RFC 5321 §4.1.1.6), with or without the parameter SMTPUTF8
+    (RFC 6531 §3.7.4.2).
 
-    :raises SMTPError: as :func:`parse_query`.
+    :raises SMTPError: 501 5.5.4 if there is none or it has control characters.
     """
-    return Query(parse_query(argument), _UTF8_TAIL.search(argument) is not None)
+    text, _, last = argument.rpartition(b" ")
+    declared = last.upper() == b"SMTPUTF8" and bool(text)
+    query = parse_optional_text((text if declared else argument).strip(b" "))
+    if not query:
+        raise SMTPError(replies.NEED_ARGUMENT)
+    return Query(query, declared)

@@ -38,6 +38,7 @@ class Reply:
     :param enhanced: ``"class.subject.detail"`` of RFC 3463, its class that of *code*. Without one,
         a 2xx, 4xx or 5xx reply gets ``X.0.0`` where the client is owed one.
     :raises ValueError: if the code or the enhanced code is none, or they disagree.
+    :raises TypeError: if the text is no str.
     """
 
     __slots__ = ("_extended", "_plain", "closes", "code", "enhanced", "text")
@@ -57,6 +58,8 @@ class Reply:
     def __init__(self, code: int, text: str, enhanced: str = "") -> None:
         if not 200 <= code <= 599:
             raise ValueError(f"{code!r} is no reply code")
+        if not isinstance(text, str):
+            raise TypeError(f"the text of a reply is a str, not {text!r:.80}")
         if enhanced and (not _ENHANCED.fullmatch(enhanced) or int(enhanced[0]) != code // 100):
             raise ValueError(f"{enhanced!r} is no enhanced status code for {code}")
         _put(self, "code", code)

@@ -52,13 +52,15 @@ ALLOWED: Final[Mapping[str, State]] = {
 NOT_SERVED: Final = ("SEND", "SOML", "SAML", "TURN", "ETRN")
 
 #: Where a command that was taken leads to; a verb without an entry leaves the state as it is.
-#: A message, taken or refused, ends the transaction (RFC 5321 §4.1.1.4).
+#: A message, taken or refused, ends the transaction (RFC 5321 §4.1.1.4). Where no EHLO came yet,
+#: RSET changes nothing.
 FOLLOWS: Final[Mapping[str, State]] = {
     "EHLO": State.GREETED,
     "HELO": State.GREETED,
     "MAIL": State.MAIL,
     "RCPT": State.RCPT,
     "DATA": State.GREETED,
+    "RSET": State.GREETED,
 }
 
 

@@ -151,16 +151,7 @@ def text_of(response: bytes) -> str:
 
 
 def default_mechanisms() -> list[Mechanism]:
-    """
-    The mechanisms of a server that was not told otherwise, the strongest first.
-
-    CRAM-MD5 and ANONYMOUS, which must be asked for by name, are left out.
-    """
-    return [mechanism for mechanism in all_mechanisms() if not mechanism.on_request]
-
-
-def all_mechanisms() -> list[Mechanism]:
-    """All mechanisms that come with smtpsvc, the strongest first."""
+    """The mechanisms that come with smtpsvc, the strongest first."""
     from smtpsvc.sasl.anonymous import Anonymous
     from smtpsvc.sasl.bearer import OAuthBearer, XOAuth2
     from smtpsvc.sasl.cram import CramMD5

@@ -132,6 +132,10 @@ class Conversation(Opening):
         except ValueError as problem:
             self._answer(verb, Reply(501, str(problem), "5.5.4"))
             return
+        except Exception:
+            # A stranger's parser: a mistake of its own, not of the client.
+            self._answer(verb, self.failed(Failure(), verb.name))
+            return
         try:
             outcome = verb.proceed(self, value)
         except SMTPError as error:

@@ -19,14 +19,14 @@ from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
 from smtpsvc.extensions import defaults
-from smtpsvc.interfaces import IBackend, IExtension, IMonitor, ISASLMechanism
+from smtpsvc.interfaces import IAccount, IBackend, IExtension, IMonitor, ISASLMechanism
 from smtpsvc.server.deadlines import MonotonicClock, Sweep, Watched
 from smtpsvc.server.protocol import SMTPProtocol
 from smtpsvc.server.tables import Tables
 from smtpsvc.server.watch import Watch
 from smtpsvc.session import Session
 from smtpsvc.settings import Role, Settings
-from smtpsvc.values import Peer
+from smtpsvc.values import Peer, TLSInfo
 
 
 class Connection(Watched, Protocol):
@@ -49,7 +49,7 @@ class SMTPFactory(Factory):
     :param extensions: all that are offered; :func:`smtpsvc.extensions.defaults` if None.
     :param portal: a portal of ``twisted.cred`` whose realm gives an :class:`~smtpsvc.interfaces.IAccount`;
         it adds AUTH to the extensions. None for no AUTH.
-    :param mechanisms: for AUTH, the strongest first; :func:`smtpsvc.sasl.default_mechanisms` if None.
+    :param mechanisms: for AUTH, the strongest first; those of smtpsvc if None.
     :param monitors: watch what happens.
     :param clock: schedules and measures deadlines, and must be monotonic; the reactor's timed calls
         with the system's monotonic clock if None.
@@ -83,7 +83,7 @@ class SMTPFactory(Factory):
         verifyObject(IBackend, backend)
         settings = settings or Settings()
         limit = backend.max_message_size
-        if limit is not None and (not settings.limits.message_size or limit < settings.limits.message_size):
+        if limit and (not settings.limits.message_size or limit < settings.limits.message_size):
             settings = replace(settings, limits=replace(settings.limits, message_size=limit))
         if clock is None:
             from twisted.internet import reactor
@@ -94,8 +94,6 @@ class SMTPFactory(Factory):
             from smtpsvc.extensions.auth import Auth
 
             offered.append(Auth(portal, mechanisms))
-        elif settings.require_auth and role is Role.SMTP:
-            raise ValueError("--require-auth needs --auth: without it nobody could log in")
         for extension in offered:
             verifyObject(IExtension, extension)
         if implicit_tls and tls is None:
@@ -108,6 +106,8 @@ class SMTPFactory(Factory):
         self.clock: IReactorTime = clock
         self.wall_clock = wall_clock
         self.tables = Tables(settings, backend, role, offered)
+        if settings.require_auth and role is Role.SMTP and "AUTH" not in self.tables.keywords:
+            raise ValueError("--require-auth needs --auth: without it nobody could log in")
         self.watch = Watch(monitors)
         #: The open connections.
         self.connections: set[Connection] = set()
@@ -184,16 +184,20 @@ class SMTPFactory(Factory):
             verifyObject(interface, provider)
             self._verified.add(known)
 
-    def preview(self) -> list[str]:
+    def preview(self, tls: TLSInfo | None = None, account: IAccount | None = None) -> list[str]:
         """
-        Show what EHLO would answer a stranger on a plain connection.
+        Show what EHLO would answer a stranger.
 
+        :param tls: the connection has this; a plain one has None.
+        :param account: the stranger has logged in as this.
         :returns: the lines of the reply, without CRLF.
         """
         stranger = self.buildProtocol(None).conversation
+        stranger.peer.tls = tls
+        stranger.peer.account = account
         stranger.session = Session()
         stranger.extended = True
-        return self.tables.welcome(stranger).wire(False).decode("ascii").splitlines()
+        return self.tables.welcome(stranger, True).wire(False).decode("ascii").splitlines()
 
     def shut_down(self) -> None:
         """Tell every client that the service ends (421 4.3.2), and close its connection."""

@@ -56,15 +56,6 @@ class Logins(Hooks):
         self.trace = None
         self.leave()
 
-    def channel_binding(self, kind: str) -> bytes | None:
-        """
-        Give what binds an exchange to the connection's TLS.
-
-        :param kind: as registered with IANA: ``tls-exporter`` (RFC 9266), ``tls-server-end-point`` (RFC 5929).
-        :returns: None without TLS of our own, or if this kind cannot be had.
-        """
-        return None
-
     def leave(self) -> None:
         """Let the account's realm know that the client is done with it; who it was stays known."""
         leave, self._leave = self._leave, None

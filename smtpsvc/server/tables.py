@@ -110,17 +110,17 @@ class Tables:
         return rows
 
     def check_mail(self, conversation: Conversation, envelope: Envelope) -> Reply | None:
-        """Ask the extensions whose parameters a MAIL has; the first refusal wins."""
-        for name in envelope.mail_params:
-            refusal = self._mail_checks[name](conversation, envelope)
+        """Ask the extensions whose parameters a MAIL has, each once; the first refusal wins."""
+        for check in dict.fromkeys([self._mail_checks[name] for name in envelope.mail_params]):
+            refusal = check(conversation, envelope)
             if refusal is not None:
                 return refusal
         return None
 
     def check_rcpt(self, conversation: Conversation, envelope: Envelope, recipient: Recipient) -> Reply | None:
-        """Ask the extensions whose parameters a RCPT has; the first refusal wins."""
-        for name in recipient.params:
-            refusal = self._rcpt_checks[name](conversation, envelope, recipient)
+        """Ask the extensions whose parameters a RCPT has, each once; the first refusal wins."""
+        for check in dict.fromkeys([self._rcpt_checks[name] for name in recipient.params]):
+            refusal = check(conversation, envelope, recipient)
             if refusal is not None:
                 return refusal
         return None
@@ -130,9 +130,9 @@ class Tables:
         settings = self.settings
         return bool(settings.trusted_proxies) and settings.trusts(peer.speaker)
 
-    def welcome(self, conversation: Conversation) -> Reply:
-        """The reply to EHLO or HELO (RFC 5321 §4.1.1.1)."""
-        if not conversation.extended:
+    def welcome(self, conversation: Conversation, extended: bool) -> Reply:
+        """The reply to EHLO, or to HELO if not *extended* (RFC 5321 §4.1.1.1)."""
+        if not extended:
             return self._hello
         peer, session = conversation.peer, conversation.session
         verifies = IVerifier.providedBy(session)

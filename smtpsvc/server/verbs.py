@@ -68,16 +68,18 @@ class Verb:
 def hello(conversation: Conversation, name: str, *, extended: bool) -> Any:
     """EHLO and HELO: ask the session; on consent begin anew and announce (RFC 5321 §4.1.1.1)."""
 
-    def welcome(_: object) -> Reply:
-        conversation.greeted(name, extended)
-        return conversation.tables.welcome(conversation)
-
     def accepted(reply: Reply) -> Any:
         if not reply.positive:
             # RFC 5321 §4.1.4: a refused greeting leaves everything as it was.
             return reply
+        # Made first: a hook or an extension that breaks here greets nobody.
+        welcome = conversation.tables.welcome(conversation, extended)
         pending = None if conversation.state is State.CONNECTED else conversation.begin_again()
-        return welcome(None) if pending is None else pending.addCallback(welcome)
+        return begin(welcome) if pending is None else pending.addCallback(lambda _: begin(welcome))
+
+    def begin(welcome: Reply) -> Reply:
+        conversation.greeted(name, extended)
+        return welcome
 
     answer = conversation.ask(conversation.session.helo, name)
     return accepted(answer) if isinstance(answer, Reply) else answer.addCallback(accepted)

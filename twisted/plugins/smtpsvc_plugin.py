@@ -1,5 +1,6 @@
 """
-What ``twistd`` and smtpsvc find here: the service, and the backends by name.
+What ``twistd`` and smtpsvc find here: the service, and by name the backends,
+the SASL mechanisms and the checkers of passwords and tokens.
 
 Twisted imports this file for everybody who asks for plugins, so it loads nothing of a
 backend or of the service: each object knows a dotted name and imports it on use.
@@ -7,7 +8,7 @@ backend or of the service: each object knows a dotted name and imports it on use
 
 from twisted.application.service import ServiceMaker
 
-from smtpsvc.plugins import BackendFactory
+from smtpsvc.plugins import BackendFactory, CheckerFactory, MechanismFactory
 
 service = ServiceMaker(
     "smtpsvc",
@@ -39,4 +40,36 @@ python = BackendFactory(
     "smtpsvc.dotted:make",
     "pkg.mod.factory",
     "Call the Python function of that dotted name; it returns the backend.",
+)
+
+scram_sha_256_plus = MechanismFactory("SCRAM-SHA-256-PLUS", "smtpsvc.sasl.scram:ScramSHA256Plus")
+scram_sha_1_plus = MechanismFactory("SCRAM-SHA-1-PLUS", "smtpsvc.sasl.scram:ScramSHA1Plus")
+scram_sha_256 = MechanismFactory("SCRAM-SHA-256", "smtpsvc.sasl.scram:ScramSHA256")
+scram_sha_1 = MechanismFactory("SCRAM-SHA-1", "smtpsvc.sasl.scram:ScramSHA1")
+external = MechanismFactory("EXTERNAL", "smtpsvc.sasl.external:External")
+oauthbearer = MechanismFactory("OAUTHBEARER", "smtpsvc.sasl.bearer:OAuthBearer")
+xoauth2 = MechanismFactory("XOAUTH2", "smtpsvc.sasl.bearer:XOAuth2")
+cram_md5 = MechanismFactory("CRAM-MD5", "smtpsvc.sasl.cram:CramMD5")
+plain = MechanismFactory("PLAIN", "smtpsvc.sasl.plain:Plain")
+login = MechanismFactory("LOGIN", "smtpsvc.sasl.login:Login")
+anonymous = MechanismFactory("ANONYMOUS", "smtpsvc.sasl.anonymous:Anonymous")
+
+htpasswd = CheckerFactory(
+    "htpasswd",
+    "smtpsvc.checkers.htpasswd:make",
+    "FILE with lines name:entry; an entry is argon2id, bcrypt, scrypt or SCRAM.",
+    "twisted.cred.credentials:IUsernamePassword",
+    "smtpsvc.sasl.credentials:IScramCredentials",
+)
+bearer = CheckerFactory(
+    "bearer",
+    "smtpsvc.checkers.bearer:make",
+    "FILE,issuer=URL,audience=NAME with a public key in PEM or a JWK Set.",
+    "smtpsvc.sasl.credentials:IBearerToken",
+)
+certificate = CheckerFactory(
+    "certificate",
+    "smtpsvc.checkers.certificate:make",
+    "Nothing, or email or cn: where the name stands in a client's TLS certificate.",
+    "smtpsvc.sasl.credentials:ITLSCertificate",
 )

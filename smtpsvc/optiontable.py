@@ -1,0 +1,101 @@
+"""
+The options of ``twistd smtpsvc`` that fill a field of the settings each.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from smtpsvc.settings import BareNewline, format_size, format_trusted, parse_size, parse_trusted
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise ValueError(f"{text!r} is no whole number; write digits only")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ValueError(f"{text!r} is no number of seconds; write digits, such as 300")
+    return float(text)
+
+
+def _bare_newline(text: str) -> BareNewline:
+    try:
+        return BareNewline(text.lower())
+    except ValueError:
+        raise ValueError(f"{text!r} is neither reject nor normalize") from None
+
+
+def _show_seconds(seconds: float) -> str:
+    return str(int(seconds)) if math.floor(seconds) == seconds else str(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """
+    An option that fills one field of the settings.
+
+    :param field: with a dot for a field of the limits.
+    :param read: raises ValueError with a sentence.
+    :param show: writes a value as *read* reads it.
+    """
+
+    name: str
+    field: str
+    doc: str
+    read: Callable[[str], Any] = str
+    show: Callable[[Any], str] = str
+
+
+PARAMETERS = (
+    Parameter("hostname", "hostname", "Name of this host in the greeting, in EHLO and in Received."),
+    Parameter("banner", "banner", "Text after the host name in the greeting."),
+    Parameter(
+        "max-message-size",
+        "limits.message_size",
+        "Refuse larger messages; bytes, or with K, M or G. 0 is no limit.",
+        parse_size,
+        format_size,
+    ),
+    Parameter("max-recipients", "limits.recipients", "Take so many recipients for one message.", _count),
+    Parameter("max-messages", "limits.messages", "Take so many messages in one connection. 0 is no limit.", _count),
+    Parameter(
+        "max-domains",
+        "limits.recipient_domains",
+        "Take recipients in so many domains in one connection. 0 is no limit.",
+        _count,
+    ),
+    Parameter("max-line-length", "limits.line_length", "Refuse longer command lines; bytes, 512 at least.", _count),
+    Parameter("timeout", "limits.command_timeout", "Wait so many seconds for a command.", _seconds, _show_seconds),
+    Parameter(
+        "data-timeout",
+        "limits.data_timeout",
+        "Wait so many seconds for the next piece of a message.",
+        _seconds,
+        _show_seconds,
+    ),
+    Parameter(
+        "bare-newline",
+        "bare_newline",
+        "What to do with a message that has a bare CR or LF: reject it, or normalize it to CRLF.",
+        _bare_newline,
+        attrgetter("value"),
+    ),
+    Parameter(
+        "trusted-proxies",
+        "trusted_proxies",
+        "Believe these clients whom they speak for, by a PROXY header, XCLIENT or XFORWARD: addresses and networks "
+        "with commas between them, and the word unix for unix sockets.",
+        parse_trusted,
+        format_trusted,
+    ),
+)
+#: Options without a value, named as fields of the settings.
+FLAGS = ("lenient-paths", "trust-proxy-tls", "xclient-login", "require-tls", "require-auth", "allow-insecure-auth")
