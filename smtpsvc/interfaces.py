@@ -44,7 +44,7 @@ class IBackend(Interface):
     """
 
     supports: frozenset[str] = Attribute(
-        "Upper-case names of the extensions whose promises it keeps (``DSN``, ``DELIVERBY`` …)."
+        "Upper-case names of the extensions whose promises it keeps (``DELIVERBY``, ``RRVS`` …)."
     )
     max_message_size: int | None = Attribute("The largest message in bytes it can take, or None for any.")
     shareable: bool = Attribute("True if several processes may use it on the same store.")

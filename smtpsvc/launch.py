@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -74,7 +75,7 @@ class LaunchedService(MailService):
             plan.backend, plan.settings, extensions=plan.extensions, monitors=monitors, tls=plan.certificates
         )
         self.plan = plan
-        self._hangup: Any = None
+        self._hangup: Hangup | None = None
         for listener in plan.listeners:
             self.listen(listener, listener.role, implicit_tls=listener.implicit_tls)
 
@@ -99,6 +100,10 @@ class LaunchedService(MailService):
             log.info("{line}", line=line)
         for line in self.warnings():
             log.warn("{line}", line=line)
+        if self.plan.certificates is not None:
+            from twisted.internet import reactor
+
+            self._hangup = Hangup(reactor, self.plan.certificates.reload)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -106,6 +111,8 @@ class LaunchedService(MailService):
 
         :returns: a Deferred that fires when all is closed.
         """
+        if self._hangup is not None:
+            self._hangup.stop()
         return super().stopService().addBoth(self._flush)
 
     def _flush(self, result: Any) -> Any:
@@ -143,12 +150,41 @@ class LaunchedService(MailService):
     def _command(self) -> str:
         """Write a shell command that sends a mail by curl; "" if curl could not reach any listener."""
         recipient = f"you@{self.plan.domains[0] if self.plan.domains else 'example.com'}"
+        settings = self.plan.settings
+        secure = "-k --ssl-reqd " if settings.require_tls else ""
         for binding in self._open_bindings():
-            if binding.endpoint.plain and binding.role is not Role.LMTP:
+            if binding.endpoint.plain and binding.role is Role.SMTP and not settings.require_auth:
                 target = _curl_target(_places(binding)[0])
                 addresses = f"--mail-from me@example.com --mail-rcpt {shlex.quote(recipient)}"
-                return f"printf 'Subject: hello\\n\\nhi\\n' | curl -sS --crlf -T - {target} {addresses}"
+                return f"printf 'Subject: hello\\n\\nhi\\n' | curl -sS {secure}--crlf -T - {target} {addresses}"
         return ""
+
+
+class Hangup:
+    """
+    Does something at SIGHUP, once the reactor runs.
+
+    :param act: is called by the reactor, not in the signal handler.
+    """
+
+    def __init__(self, reactor: Any, act: Callable[[], object]) -> None:
+        self._reactor = reactor
+        self._act = act
+        self._before: Any = None
+        reactor.callWhenRunning(self._begin)
+
+    def stop(self) -> None:
+        """Let SIGHUP do what it did before."""
+        before, self._before, self._act = self._before, None, lambda: None
+        if before is not None:
+            signal.signal(signal.SIGHUP, before)
+
+    def _begin(self) -> None:
+        try:
+            self._before = signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._act))
+        except (AttributeError, ValueError):
+            # There is no such signal on this system, or the reactor is not in the main thread.
+            log.debug("SIGHUP is not heeded")
 
 
 def _places(binding: Binding) -> tuple[Place, ...]:

@@ -158,11 +158,11 @@ def parse_listener(
     prefixes, text = _take_prefixes(text, name)
     if implicit_tls and "implicit-tls" not in prefixes:
         prefixes.append("implicit-tls")
+    if "haproxy" in prefixes and text.lower().startswith("ssl:"):
+        raise ValueError(f"{name}: a proxy's header comes before TLS, and this endpoint would want it inside")
     listener = _parse_plain(text, reactor, name, role)
     for prefix in prefixes:
         if prefix == "haproxy":
-            if text.lower().startswith("ssl:"):
-                raise ValueError(f"{name}: a proxy's header comes before TLS; this endpoint would want it inside")
             listener = replace(listener, endpoint=ProxiedEndpoint(listener.endpoint), plain=False, proxied=True)
         elif text.lower().startswith(("ssl:", "tls:")):
             raise ValueError(f"{name}: this endpoint has TLS of its own already; write tcp: for it")

@@ -281,7 +281,13 @@ def _meant(word: str) -> str:
 
 def format_trusted(trusted: tuple[Trusted, ...]) -> str:
     """Write who may speak for others as :func:`parse_trusted` reads it."""
-    return ",".join(map(str, trusted))
+    return ",".join(map(_format_each, trusted))
+
+
+def _format_each(trusted: Trusted) -> str:
+    if not isinstance(trusted, str) and trusted.num_addresses == 1:
+        return str(trusted.network_address)
+    return str(trusted)
 
 
 def format_size(size: int) -> str:

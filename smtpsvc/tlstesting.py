@@ -246,16 +246,22 @@ class TLSWire(Wire):
 
     def _pump(self) -> None:
         """Carry what either side has to say, until both are silent."""
-        while True:
-            self._understand()
-            try:
-                data = self.client.bio_read(1 << 20) if self.client is not None else b""
-            except SSL.WantReadError:
-                data = b""
-            if not data:
-                break
-            self.transport.deliver(data)
-        self._settle()
+        try:
+            while True:
+                self._understand()
+                data = self._said()
+                if not data:
+                    break
+                self.transport.deliver(data)
+        finally:
+            self._settle()
+
+    def _said(self) -> bytes:
+        """Give what the client's TLS has to say."""
+        try:
+            return bytes(self.client.bio_read(1 << 20)) if self.client is not None else b""
+        except SSL.WantReadError:
+            return b""
 
     def _understand(self) -> None:
         data = self.transport.value()[self._taken :]
@@ -272,3 +278,7 @@ class TLSWire(Wire):
             pass
         except SSL.ZeroReturnError:
             self.client.shutdown()
+        except SSL.Error:
+            # The server is told why.
+            self.transport.deliver(self._said())
+            raise

@@ -1,13 +1,39 @@
 """
-Headers of the PROXY protocol, for tests.
+Headers of the PROXY protocol, and clients that give XCLIENT, for tests.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import struct
+from typing import Any
 
-__all__ = ["INET", "INET6", "SIGNATURE", "TCP4", "block", "tls_tlv", "tlv"]
+from twisted.internet.address import IPv4Address
+
+from smtpsvc.settings import parse_trusted
+from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
+from smtpsvc.values import Peer
+from tests.support import HOST, DialogueTestCase, settings_with
+
+__all__ = [
+    "CLIENT",
+    "GREETING",
+    "INET",
+    "INET6",
+    "PROXY",
+    "SIGNATURE",
+    "STRANGER",
+    "TCP4",
+    "XClientTestCase",
+    "block",
+    "tls_tlv",
+    "tlv",
+]
+
+PROXY = IPv4Address("TCP", "203.0.113.5", 40000)
+STRANGER = IPv4Address("TCP", "192.0.2.9", 40000)
+CLIENT = IPv4Address("TCP", "192.0.2.7", 50123)
+GREETING = f"220 {HOST} ESMTP smtpsvc\r\n".encode()
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -42,3 +68,33 @@ def tls_tlv(client: int = 0x01, verify: int = 0, subs: bytes = b"") -> bytes:
     :param subs: the TLVs in it.
     """
     return tlv(0x20, struct.pack("!BI", client, verify) + subs)
+
+
+class XClientTestCase(DialogueTestCase):
+    """A server that trusts 203.0.113.0/24."""
+
+    def setUp(self) -> None:
+        self.make()
+
+    def make(self, backend: Any = None, trusted: str = "203.0.113.0/24", **options: Any) -> None:
+        """Make the factory; *options* are fields of the settings, or the factory's."""
+        self.backend = backend or ScriptedBackend()
+        more = {name: options.pop(name) for name in ("monitors", "role") if name in options}
+        self.factory, self.clock = clocked_factory(
+            self.backend, settings_with(trusted_proxies=parse_trusted(trusted), **options), **more
+        )
+
+    def connect(self, address: Any = PROXY, hello: str = "EHLO proxy.example") -> Wire:
+        """A proxy connects and greets."""
+        return Wire(self.factory, address).say(hello).forget()
+
+    @property
+    def peer(self) -> Peer:
+        """The client of the last session."""
+        return self.backend.sessions[-1].peer
+
+    def said(self, *attributes: str) -> Peer:
+        """Give XCLIENT with *attributes*, which is taken."""
+        wire = self.connect().say(f"XCLIENT {' '.join(attributes)}")
+        self.assertEqual(wire.output, GREETING)
+        return self.peer

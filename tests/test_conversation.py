@@ -21,7 +21,6 @@ from smtpsvc.grammar.states import ALLOWED, ANY, NOT_SERVED, State
 from smtpsvc.interfaces import IConnection, IConversation
 from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, WAITING
 from smtpsvc.server.conversation import Conversation
-from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.server.verbs import Verb
 from smtpsvc.settings import Role
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory, parse_replies
@@ -221,7 +220,8 @@ def served(proceed: Callable[[Any, Any], Any], backend: ScriptedBackend | None =
         keyword = "XTRY"
         verbs = {"XTRY": Verb(State.GREETED, parse_optional_text, proceed)}
 
-    return Wire(SMTPFactory(backend or ScriptedBackend(), settings_with(), extensions=[*defaults(), Try()])).greeted()
+    factory, _ = clocked_factory(backend or ScriptedBackend(), settings_with(), extensions=[*defaults(), Try()])
+    return Wire(factory).greeted()
 
 
 class VerbTests(SynchronousTestCase):

@@ -11,7 +11,6 @@ from typing import Any
 from twisted.internet.defer import DeferredLock, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.session import Backend, Delivery, Session
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.hooks import MAIL, RCPT, Late, coroutine, lines
@@ -166,11 +165,10 @@ class CommandTests(SynchronousTestCase):
         """100,000 pipelined commands whose hooks give fired Deferreds or coroutines are answered, each once."""
         for form in (succeed, coroutine, lambda value: value):
             backend = _Fired(form)
-            wire = Wire(SMTPFactory(backend, settings_with(recipients=200_000))).greeted()
+            wire = Wire(clocked_factory(backend, settings_with(recipients=200_000))[0]).greeted()
             wire.receive(lines(MAIL) + lines(RCPT) * 100_000)
             self.assertEqual(wire.output.count(b"250 2.1.5"), 100_000)
             self.assertEqual(backend.asked, 100_000)
-            wire.hang_up()
 
     def test_no_deeper(self) -> None:
         """The stack is as deep for many commands as for a few."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from smtpsvc import Role
 from smtpsvc.extensions.limits import TOO_MANY_DOMAINS, TOO_MANY_MESSAGES
 from smtpsvc.grammar import replies
+from smtpsvc.server.verbs import mail, rcpt
 from smtpsvc.settings import Limits
 from smtpsvc.testing import ScriptedBackend
 from tests.extended import extended, keywords
@@ -84,6 +85,12 @@ class MailMaxTests(SynchronousTestCase):
             wire.say("MAIL FROM:<>", "RSET")
         self.assertEqual(set(wire.codes), {250})
         self.assertEqual(wire.protocol.conversation.notes, {})
+
+    def test_costs_nothing(self) -> None:
+        """Without a limit nothing stands before MAIL and RCPT."""
+        verbs = extended().factory.tables.verbs
+        self.assertIs(verbs[b"MAIL"].proceed, mail)
+        self.assertIs(verbs[b"RCPT"].proceed, rcpt)
 
 
 class RcptDomainMaxTests(SynchronousTestCase):

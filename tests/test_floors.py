@@ -26,10 +26,10 @@ FLOORS = (
     ("server", "extensions", "sasl"),
     ("backends", "policies", "client", "message", "checkers"),
     (
-        *("service", "launch", "listeners", "transport", "proxied", "tls", "workers", "metrics", "logs"),
+        *("service", "launch", "listeners", "transport", "proxied", "tls", "roles", "workers", "metrics", "logs"),
         *("plugins", "dotted", "nest", "testing", "tlstesting"),
     ),
-    ("tap", "__main__", "authoptions", "optiontable"),
+    ("tap", "__main__", "authoptions", "listenoptions", "optiontable"),
 )
 #: What people plug in could be a stranger's: it needs no more than the first two floors.
 PLUGGED = ("backends", "policies", "client", "message")

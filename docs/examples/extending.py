@@ -23,6 +23,10 @@ class Hold(Extension):
         return None
 
 
+def hold(seconds="86400"):
+    return Hold(number(9)(seconds))
+
+
 class Time(Extension):
     """XTIME: a verb that tells the time of a clock."""
 

@@ -113,8 +113,9 @@ class Auth(Extension):
     def offered(self, conversation: IConversation) -> tuple[str, ...]:
         """Name the mechanisms that this client may use, the strongest first."""
         private = is_private(conversation)
-        if not private and (conversation.settings.require_tls or conversation.role is Role.SUBMISSION):
-            # Not even a mechanism that hides the password: TLS comes first (RFC 6409 §8).
+        first = conversation.settings.require_tls and not conversation.secure
+        if first or (not private and conversation.role is Role.SUBMISSION):
+            # Not even a mechanism that hides the password: TLS comes first.
             return ()
         context = self._context(conversation)
         names = tuple(

@@ -7,12 +7,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
-from zope.interface import implementer
 
 from smtpsvc.extensions import Extension
 from smtpsvc.grammar import replies
@@ -21,10 +19,10 @@ from smtpsvc.grammar.params import UnknownParameter, parse_params
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import State
 from smtpsvc.grammar.xtext import decode_xtext
-from smtpsvc.interfaces import Guard, IAccount, IConversation
+from smtpsvc.interfaces import Guard, IConversation
 from smtpsvc.server.verbs import Verb
 from smtpsvc.settings import Role, Settings
-from smtpsvc.values import Peer
+from smtpsvc.values import Account, Peer
 
 #: What a proxy says for a value that it does not have, in any case of letters.
 UNAVAILABLE: Final = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
@@ -134,14 +132,6 @@ _ATTRIBUTES: Final[Mapping[str, Callable[[str | None], Any]]] = {
 _WITH_LOGIN: Final = {**_ATTRIBUTES, "LOGIN": attribute}
 
 
-@implementer(IAccount)
-@dataclass(frozen=True, slots=True)
-class ProxiedAccount:
-    """Who has logged in at a proxy, as XCLIENT says."""
-
-    name: str
-
-
 class XClient(Extension):
     """
     XCLIENT: a trusted proxy puts the attributes of its client in place of its own.
@@ -187,7 +177,7 @@ def _introduce(conversation: IConversation, said: Mapping[str, Any]) -> Any:
     peer.tls = old.tls
     peer.proxied_by = old.speaker
     if said.get("LOGIN"):
-        peer.account = ProxiedAccount(said["LOGIN"])
+        peer.account = Account(said["LOGIN"])
     return conversation.replace_peer(peer)
 
 

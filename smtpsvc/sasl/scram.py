@@ -57,6 +57,10 @@ class Scram(Mechanism):
             served = IUsernameHashedPassword in context.checkers
         return served and _installed()
 
+    def nonce(self) -> str:
+        """Make the server's part of the nonce."""
+        return secrets.token_urlsafe(18)
+
     def start(self, context: Context) -> _Exchange:
         """Begin an exchange."""
         return _Exchange(self, context)
@@ -167,7 +171,7 @@ class ScramLogin:
         self._bare = bare
         self._binding = binding
         self._parameters = parameters
-        self._nonce = secrets.token_urlsafe(18)
+        self._nonce = mechanism.nonce()
         self._answer = ""
         #: The client's final message.
         self.final = ""

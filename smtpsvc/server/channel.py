@@ -52,6 +52,9 @@ class Channel(Protocol):
     #: Encoded replies, sent together when the read is done.
     out: list[bytes]
 
+    #: When the client last got on, by the sweep's clock.
+    since: float
+
     def wake(self) -> None:
         """Something has changed: send what is in :attr:`out`, and read on if that may be."""
 

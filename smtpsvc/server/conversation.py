@@ -160,6 +160,8 @@ class Conversation(Opening):
 
     def _answer(self, verb: Verb | None, reply: Reply) -> None:
         """Send the reply to a command."""
+        if self.mode is CLOSED:
+            return
         self._send(reply.wire(self.enhanced and (verb is None or not verb.plain)))
         if reply.closes:
             self._close(reply)
@@ -277,7 +279,7 @@ class Conversation(Opening):
     def receive(self, receiver: Receiver) -> None:
         """What comes next is content, for *receiver*."""
         self.receiver = receiver
-        self.mode = CONTENT
+        self.mode = CONTENT if self.farewell is None else PARTING
 
     def received(self) -> None:
         """The content is over; command lines come next."""
@@ -294,17 +296,34 @@ class Conversation(Opening):
             # In the middle of a handshake no reply can be sent.
             self.mode = CLOSED
         elif self.pending_prompt is not None:
-            self.end_prompt(reply)
+            self._finish_prompt(reply)
         elif self.wait is not None:
             # A hook is being asked: its answer goes first.
             self.farewell = reply
         elif self.factory.reading is self.channel:
             self.farewell = reply
-            if self.mode is LINES:
+            if self.mode is LINES or self.mode is CONTENT:
                 self.mode = PARTING
         else:
             self.finish(reply)
         self.channel.wake()
+
+    def time_out(self) -> None:
+        """The client has been silent for too long: say so at once, and close."""
+        if self.mode is SECURING:
+            self.mode = CLOSED
+        elif self.pending_prompt is not None:
+            self._finish_prompt(replies.TIMED_OUT)
+        else:
+            self.finish(self.farewell or replies.TIMED_OUT)
+        self.channel.wake()
+
+    def _finish_prompt(self, reply: Reply) -> None:
+        # The last reply is that of the exchange, which ends behind it.
+        prompt, self.pending_prompt = self.pending_prompt, None
+        self.finish(reply)
+        if prompt is not None:
+            prompt.errback(Failure(SMTPError(reply if reply.code >= 400 else replies.NO_SESSION)))
 
     def part(self) -> None:
         """Say the farewell that waited for the reply to a command."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from smtpsvc.grammar import replies
 from smtpsvc.server.channel import BY_SESSION, BY_TRANSPORT, CLOSED, CONTENT, SECURING, WAITING
 
 if TYPE_CHECKING:
@@ -118,13 +117,12 @@ class Timed:
         limits = self.factory.settings.limits
         waited = now - self.since
         if mode is WAITING:
-            if waited > limits.hook_timeout:
-                self.since = now
+            if now - conversation.asked > limits.hook_timeout:
                 conversation.expire()
                 self.wake()
         elif mode is SECURING:
             self.check_handshake(waited)
-        elif self.paused & BY_SESSION:
+        elif self.paused & BY_SESSION and mode is not CLOSED:
             self.since = now
         elif waited <= (limits.data_timeout if mode is CONTENT else limits.command_timeout):
             return
@@ -132,4 +130,4 @@ class Timed:
             # It does not even read that it was told to go.
             self.abort()
         else:
-            conversation.close(replies.TIMED_OUT)
+            conversation.time_out()

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -122,8 +123,10 @@ class SMTPFactory(Factory):
         self.sweep = Sweep(clock, self.connections, shortest)
         #: The protocol that is being read, or None.
         self.reading: SMTPProtocol | None = None
-        #: Those that have something to read meanwhile.
-        self._ready: deque[SMTPProtocol] = deque()
+        # True while a turn is being done.
+        self._turning = False
+        #: What is to be done after it.
+        self._ready: deque[Callable[[], None]] = deque()
         self._verified: set[tuple[Any, type]] = set()
         # Seconds keep ids in order and apart from earlier runs, chance from other processes.
         stamp = f"{int(time.time()):x}{secrets.token_hex(3)}"
@@ -155,23 +158,37 @@ class SMTPFactory(Factory):
         One that is woken while another is being read has its turn after it: else many sessions
         behind one lock would be as many frames deep on the stack.
         """
-        ready = self._ready
-        if self.reading is not None:
-            ready.append(protocol)
+        if self._turning:
+            self._ready.append(partial(self._read, protocol))
             return
+        self._turning = True
         try:
-            while True:
-                self.reading = protocol
-                try:
-                    protocol.read()
-                except Exception:
-                    self.log.failure("{peer_id}: reading failed", peer_id=protocol.conversation.peer.id)
-                    protocol.abort()
-                if not ready:
-                    return
-                protocol = ready.popleft()
+            self._read(protocol)
+            while self._ready:
+                self._ready.popleft()()
         finally:
-            self.reading = None
+            self._turning = False
+
+    def turn(self, work: Callable[[], None]) -> None:
+        """Do a piece of work that is no reading: now, or after what is being done."""
+        self._ready.append(work)
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while self._ready:
+                self._ready.popleft()()
+        finally:
+            self._turning = False
+
+    def _read(self, protocol: SMTPProtocol) -> None:
+        self.reading = protocol
+        try:
+            protocol.read()
+        except Exception:
+            self.log.failure("{peer_id}: reading failed", peer_id=protocol.conversation.peer.id)
+            protocol.abort()
+        self.reading = None
 
     def verify(self, interface: type[Interface], provider: object) -> None:
         """

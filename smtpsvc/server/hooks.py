@@ -28,15 +28,17 @@ class Hooks:
     line that a prompt asks for.
     """
 
-    __slots__ = ("channel", "factory", "farewell", "mode", "peer", "pending_prompt", "wait")
+    __slots__ = ("asked", "channel", "factory", "farewell", "mode", "peer", "pending_prompt", "wait")
 
     def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
         self.channel = channel
         self.factory = factory
         self.peer = peer
         self.mode: Mode = WAITING
-        #: The outermost outcome that is waited for.
+        #: The outermost outcome that is waited for, or goes on.
         self.wait: Wait | None = None
+        #: When the backend was asked for it, by the sweep's clock.
+        self.asked = 0.0
         #: Fires with the line that a prompt asked for.
         self.pending_prompt: Deferred[bytes] | None = None
         #: The last reply, while the answer to a command goes first.
@@ -113,8 +115,26 @@ class Hooks:
         if wait.fired:
             return answer(wait.value)
         done: Deferred[Reply] = Deferred(lambda _: wait.abandon(late or self.discard))
-        wait.then = lambda value: done.callback(answer(value))
+
+        def go_on(value: Any) -> None:
+            if done.called:
+                (late or self.discard)(value)
+                return
+            try:
+                reply = answer(value)
+            except Exception:
+                reply = self.failed(Failure(), "the server")
+            done.callback(reply)
+
+        wait.then = lambda value: self._turn(lambda: go_on(value))
         return done
+
+    def _turn(self, work: Callable[[], None]) -> None:
+        """Do what an outcome leads to: now if this client is being read, else never nested."""
+        if self.factory.reading is self.channel:
+            work()
+        else:
+            self.factory.turn(work)
 
     def judge(self, value: Any, hook: object = "") -> Reply | None:
         """Turn what a hook gave into a Reply, or None for plain consent; a failure is logged."""
@@ -155,28 +175,39 @@ class Hooks:
         if wait.fired:
             then(wait.value)
             return
+        if mode is CLOSED:
+            wait.abandon(late or self.discard)
+            return
         if self.pending_prompt is None:
             self.mode = WAITING
         elif mode is PROMPT:
             mode = LINES
         self.wait = wait
+        self.asked = self.factory.sweep.now
         wait.late = late
 
         def go_on(value: Any) -> None:
-            self.wait = None
+            if self.mode is CLOSED:
+                (late or self.discard)(value)
+                return
             if self.mode is WAITING:
                 # Else the answer has changed it already: content comes next, or TLS.
                 self.mode = mode
+            # The time of the hook is not the client's.
+            self.channel.since += self.factory.sweep.now - self.asked
             try:
                 then(value)
             except Exception:
                 self.failed(Failure(), "the server")
                 self.finish(replies.NO_SESSION)
+            if self.wait is wait:
+                # Until now: a hook that is called meanwhile, and closes, waits for this reply.
+                self.wait = None
             if self.farewell is not None and self.mode not in (WAITING, CLOSED):
                 self.finish(self.farewell)
             self.channel.wake()
 
-        wait.then = go_on
+        wait.then = lambda value: self._turn(lambda: go_on(value))
 
     def expire(self) -> None:
         """The hook that is waited for has taken too long: answer in its place, and ask it to stop."""
@@ -196,7 +227,13 @@ class Hooks:
         """
         if self.pending_prompt is not None:
             raise RuntimeError("a prompt is open already")
-        prompt: Deferred[bytes] = Deferred()
+
+        def forget(cancelled: Deferred[bytes]) -> None:
+            if self.pending_prompt is cancelled:
+                self.pending_prompt = None
+                self.mode = LINES if self.wait is None else WAITING
+
+        prompt: Deferred[bytes] = Deferred(forget)
         if self.mode is CLOSED:
             prompt.cancel()
             return prompt
@@ -209,6 +246,7 @@ class Hooks:
         """Take the line that a prompt asked for."""
         prompt, self.pending_prompt = self.pending_prompt, None
         self.mode = WAITING
+        self.asked = self.factory.sweep.now
         assert prompt is not None
         prompt.callback(line)
 
@@ -216,6 +254,7 @@ class Hooks:
         """End the exchange that waits for a line: it is refused with *reply*."""
         prompt, self.pending_prompt = self.pending_prompt, None
         self.mode = WAITING
+        self.asked = self.factory.sweep.now
         assert prompt is not None
         prompt.errback(Failure(SMTPError(reply)))
 

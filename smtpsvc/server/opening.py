@@ -90,7 +90,7 @@ class Opening(Logins):
         # The client did not wait for its session, which must learn that it is over all the same.
         if isinstance(value, Failure):
             self.discard(value)
-        elif value is not None and not isinstance(value, Reply):
+        elif ISession.providedBy(value):
             self.session = value
             self.close_session(Failure(SMTPError(replies.NO_SESSION)))
 
@@ -134,10 +134,10 @@ class Opening(Logins):
 
     def expire(self) -> None:
         """The hook that is waited for has taken too long: answer in its place, and ask it to stop."""
-        super().expire()
-        if self._reopening:
+        if self._reopening and self.farewell is None:
             # There is no session that has seen this client and taken it.
-            self.finish(replies.NO_SESSION)
+            self.farewell = replies.NO_SESSION
+        super().expire()
 
     def close_session(self, reason: Failure) -> None:
         """Tell the session that it is over, if there is one, and the account's realm."""

@@ -115,23 +115,32 @@ def fold(results: Sequence[Reply | None]) -> Reply | None:
     return refusals[0] if refusals else None
 
 
-def gather(outcomes: Sequence[Any], each: Callable[[Any], Reply | None]) -> Deferred[list[Reply | None]]:
+class _Gathered(Deferred[list[Any]]):
+    """Waits for several Deferreds. To cancel it is a request to them; what they make of it is still waited for."""
+
+    waits: Sequence[Wait | None] = ()
+
+    def cancel(self) -> None:
+        """Ask all that are pending to stop."""
+        for wait in self.waits:
+            if wait is not None:
+                wait.deferred.cancel()
+
+
+def gather(outcomes: Sequence[Any], each: Callable[[Any], Any] = lambda value: value) -> Deferred[list[Any]]:
     """
     Settle several outcomes side by side.
 
-    :param each: turns a value or Failure into a reply, as :func:`judge` does.
-    :returns: a Deferred of their replies, in order; cancelling it cancels those still pending.
+    :param each: turns a value or Failure into a result.
+    :returns: a Deferred of the results, in order. Cancelling it cancels those that are pending, and
+        it fires when all have ended.
     """
     waits = [Wait(deferred) if deferred is not None else None for deferred in map(deferred_of, outcomes)]
     results = [None if wait else each(outcome) for wait, outcome in zip(waits, outcomes, strict=True)]
     open_waits = {index for index, wait in enumerate(waits) if wait is not None}
 
-    def cancel(_: Deferred[Any]) -> None:
-        for wait in waits:
-            if wait is not None:
-                wait.deferred.cancel()
-
-    done: Deferred[list[Reply | None]] = Deferred(cancel)
+    done = _Gathered()
+    done.waits = waits
 
     def settled(index: int, value: Any) -> None:
         results[index] = each(value)

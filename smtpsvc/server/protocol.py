@@ -90,6 +90,7 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
         """The client is there."""
         factory = self.factory
         factory.connected(self)
+        self.since = factory.sweep.now
         self.transport.registerProducer(self, True)
         self.open()
         self.wake()
@@ -102,11 +103,11 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
         if mode is WAITING or self.paused or self.factory.reading is not None:
             self._gathered.append(data)
             self._gathered_size += len(data)
-            if self._gathered_size > self.factory.settings.limits.read_ahead:
-                # Pausing late saves two calls of the poller for each hook that waits a moment.
-                self.hold(BY_READ_AHEAD)
             if mode is not WAITING and not self.paused:
                 self.factory.read(self)
+            elif self._gathered_size > self.factory.settings.limits.read_ahead:
+                # Pausing late saves two calls of the poller for each hook that waits a moment.
+                self.hold(BY_READ_AHEAD)
             return
         self._buffer = self._buffer + data if self._buffer else data
         self.factory.read(self)
@@ -148,7 +149,7 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
 
     def hold(self, why: int) -> None:
         """Stop reading the client."""
-        if not self.paused and not self._ended and self.transport is not None:
+        if not self.paused and not self._ended and not self._losing and self.transport is not None:
             self.transport.pauseProducing()
         self.paused |= why
 
@@ -159,13 +160,13 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
         self.paused &= ~why
         if self.paused:
             return
+        self.since = self.factory.sweep.now
         if not self._ended and self.conversation.mode is not CLOSED and self.transport is not None:
             self.transport.resumeProducing()
         self.wake()
 
     def wake(self) -> None:
         """Something has changed: send what is in :attr:`out`, and read on if that may be."""
-        self.since = self.factory.sweep.now
         self.factory.read(self)
 
     # The contract of LineReceiver, for subclasses.
@@ -255,8 +256,11 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
                 conversation.part()
             else:
                 break
-        if start and (content or conversation.mode is not CONTENT):
-            # A command was taken whole. A byte now and then is no progress.
+        if conversation.mode is PARTING:
+            # Nothing more is read, so it does not matter that reading is paused.
+            conversation.part()
+        if start and content:
+            # A command was taken whole. Of content each piece says for itself whether it is progress.
             self.since = self.factory.sweep.now
         self._settle(buffer, start, bool(held))
 

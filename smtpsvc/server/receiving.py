@@ -7,6 +7,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar import replies
@@ -89,7 +90,7 @@ class Receiver:
                     self.conversation.settle(pending, lambda value: self._written(value, end >= 0))
                     return end if end >= 0 else len(data)
             elif self.decoder.damaged:
-                self._refuse_damage()
+                self._refuse(self._damage())
         if end < 0:
             return len(data)
         self._end()
@@ -120,12 +121,11 @@ class Receiver:
         if ended:
             self._end()
 
-    def _refuse_damage(self) -> None:
+    def _damage(self) -> Reply:
         damage = self.decoder.damaged
         if damage == "NUL":
-            self._refuse(Reply(550, "NUL in message", "5.5.2"))
-        else:
-            self._refuse(Reply(550, f"{damage} in message; lines must end in CRLF", "5.5.2"))
+            return Reply(550, "NUL in message", "5.5.2")
+        return Reply(550, f"{damage} in message; lines must end in CRLF", "5.5.2")
 
     def _refuse(self, reply: Reply) -> None:
         """Drop what comes; say why at the end."""
@@ -141,18 +141,18 @@ class Receiver:
         envelope = self.envelope
         received = conversation.trace
         if received is None or envelope.utf8:
-            peer = conversation.peer
+            peer, secure = conversation.peer, conversation.secure
             received = Received(
                 helo=peer.helo,
                 host=peer.host,
                 by=settings.hostname,
                 protocol=with_protocol(
                     extended=conversation.extended,
-                    tls=peer.tls is not None,
+                    tls=secure,
                     authenticated=peer.account is not None,
                     utf8=envelope.utf8,
                 ),
-                tls=str(peer.tls or ""),
+                tls=str(peer.tls) if secure else "",
             )
             if not envelope.utf8:
                 conversation.trace = received
@@ -162,18 +162,31 @@ class Receiver:
 
     def _end(self) -> None:
         """The content is complete."""
+        if self.refusal is None and not self.size:
+            # An empty message is a message: it has its trace header, and was never written.
+            trace = self._trace()
+            if trace:
+                try:
+                    outcome = self.delivery.write(trace)
+                except Exception:
+                    outcome = Failure()
+                self.conversation.settle(outcome, self._complete)
+                return
+        self._complete(None)
+
+    def _complete(self, value: Any) -> None:
+        """The content is complete, and the last write was settled."""
         conversation = self.conversation
+        self._written(value, False)
         conversation.received()
         if self.refusal is not None:
+            if self.refusal is replies.TOO_BIG and self.decoder.damaged:
+                # Which is found first depends on how the octets came; the reply does not.
+                self.refusal = self._damage()
             self._finished(self.refusal)
             return
         delivery, self.delivery = self.delivery, None
         try:
-            if not self.size:
-                # An empty message is a message: it has its trace header, and was never written.
-                trace = self._trace()
-                if trace:
-                    delivery.write(trace)
             outcome = delivery.finish()
         except Exception:
             outcome = Failure()
@@ -196,9 +209,14 @@ class Receiver:
                     deferred.addErrback(lambda _: None)
             self._finished(Failure(ValueError(wrong)))
             return
-        all_of_them = gather(outcomes, lambda value: conversation.judge(value, "finish"))
-        all_of_them.addCallback(fold)
-        conversation.settle(all_of_them, self._finished, late=self._finished_late)
+        conversation.settle(gather(outcomes), self._finished_each, late=self._finished_late)
+
+    def _finished_each(self, values: Any) -> None:
+        """Each recipient's outcome has come, or the Failure of all."""
+        if not isinstance(values, list):
+            self._finished(values)
+            return
+        self._finished(fold([self.conversation.judge(value, "finish") for value in values]))
 
     def _finished(self, value: Any) -> None:
         """The message is kept or refused: end the transaction, then say so."""
@@ -219,12 +237,17 @@ class Receiver:
 
     def _finished_late(self, value: Any) -> None:
         """The client was told 451, or is gone: whatever became of the message is for the log."""
-        reply = self.conversation.judge(value, "finish")
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(one, Failure) and one.check(CancelledError) for one in values):
+            what = "given up"
+        else:
+            reply = fold([self.conversation.judge(one, "finish") for one in values])
+            what = "kept" if reply is None else "refused"
         self.conversation.factory.log.info(
             "{peer_id}: message {id} was {what} after its client had been told otherwise or was gone",
             peer_id=self.conversation.peer.id,
             id=self.envelope.id,
-            what="kept" if reply is None or reply.positive else "refused",
+            what=what,
         )
 
     def abort(self, reason: Failure) -> None:
