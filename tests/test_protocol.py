@@ -12,7 +12,6 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.commands import parse_optional_text
 from smtpsvc.grammar.replies import PermanentError, Reply
 from smtpsvc.grammar.states import ANY
-from smtpsvc.server.protocol import SMTPProtocol
 from smtpsvc.server.verbs import Verb
 from smtpsvc.settings import AUTH_LINE
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory, parse_replies
@@ -156,7 +155,7 @@ class LengthTests(DialogueTestCase):
                 wire = connect().receive(start)
                 for _ in range(100):
                     wire.receive(b"x" * 1000)
-                self.assertEqual(wire.protocol.clearLineBuffer(), b"")
+                self.assertEqual(wire.protocol.take_unread(), b"")
 
     def test_bare_octet_or_length(self) -> None:
         """Whether length or a bare octet is complained about does not hang on the cuts."""
@@ -263,34 +262,12 @@ class WriteTests(SynchronousTestCase):
         self.assertIsNone(wire.transport.producer)
 
 
-class LineReceiverTests(SynchronousTestCase):
-    def test_clear_in_a_command(self) -> None:
-        """clearLineBuffer forgets what was pipelined behind the command that is being taken, and gives it back."""
-        cleared: list[bytes] = []
-        backend = ScriptedBackend(mail=lambda envelope: cleared.append(wire.protocol.clearLineBuffer()))
-        wire = connect(backend).greeted()
-        wire.receive(b"MAIL FROM:<>\r\nRCPT TO:<b@y.example>\r\nDA")
-        self.assertEqual(cleared, [b"RCPT TO:<b@y.example>\r\nDA"])
-        self.assertEqual(wire.say("NOOP").codes, [250, 250])
-        self.assertNotIn("rcpt", backend.hooks)
-
+class UnreadTests(SynchronousTestCase):
     def test_clear_between_commands(self) -> None:
-        """clearLineBuffer gives back a line that has begun, and the next one begins afresh."""
+        """take_unread gives back a line that has begun, and the next one begins afresh."""
         wire = connect().greeted().receive(b"NOOP\r\nQUI")
-        self.assertEqual(wire.protocol.clearLineBuffer(), b"QUI")
+        self.assertEqual(wire.protocol.take_unread(), b"QUI")
         self.assertEqual(wire.say("NOOP").codes, [250, 250])
-
-    def test_length_exceeded(self) -> None:
-        """A subclass may say what happens to a line that is too long."""
-
-        class Strict(SMTPProtocol):
-            def lineLengthExceeded(self, line: bytes) -> None:
-                self.conversation.close(Reply(421, "Too long for me", "4.7.0"))
-
-        factory, _ = clocked_factory(ScriptedBackend())
-        factory.protocol = Strict  # type: ignore[misc]
-        wire = Wire(factory).greeted().receive(b"NOOP\r\n" + b"x" * 3000 + b"\r\nNOOP\r\n")
-        self.assertEqual((wire.codes, wire.closed), ([250, 421], True))
 
 
 PIECES = (

@@ -7,14 +7,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
-from twisted.internet.protocol import connectionDone
-from twisted.protocols.basic import LineReceiver
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.commands import BARE, line_fault
-from smtpsvc.grammar.replies import Reply
 from smtpsvc.server.channel import (
     BY_READ_AHEAD,
     BY_TRANSPORT,
@@ -46,32 +44,33 @@ _CR: Final = ord("\r")
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
-class SMTPProtocol(Securing, Timed, LineReceiver):
+class SMTPProtocol(Securing, Timed, Protocol):
     """
     One connection.
 
-    ``dataReceived`` replaces that of LineReceiver, which copies the rest of its buffer for each
-    pipelined line; its contract is kept otherwise. Registered as its transport's streaming
-    producer: a client that does not read its replies is not read either.
+    No LineReceiver, which copies the rest of its buffer for each pipelined line (0.60 against
+    0.18 µs a line in a read of 64 KiB). Registered as its transport's streaming producer: a client
+    that does not read its replies is not read either.
 
     :param factory: has the settings.
     :param peer: who is there.
     """
 
-    delimiter = b"\r\n"
-    paused: Any = 0  # LineReceiver's flag, as the bits of channel.BY_*
+    #: Why the client is not read, as bits of ``channel.BY_*``; 0 if it is.
+    paused = 0
     factory: SMTPFactory
     # An ITCPTransport, a TLS one or a test's: an IPushProducer and IConsumer in any case.
     transport: Any
 
     def __init__(self, factory: SMTPFactory, peer: Peer) -> None:
         self.factory = factory
-        self.MAX_LENGTH = factory.settings.limits.line_length
         #: Encoded replies, sent together when the read is done.
         self.out: list[bytes] = []
         self.conversation = Conversation(self, factory, peer)
         #: When the client last got on, by the sweep's clock.
         self.since = 0.0
+        # What has been read and not been taken.
+        self._buffer = b""
         # Pieces that have come while nothing could be read, and their bytes together.
         self._gathered: list[bytes] = []
         self._gathered_size = 0
@@ -169,32 +168,12 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
         """Something has changed: send what is in :attr:`out`, and read on if that may be."""
         self.factory.read(self)
 
-    # The contract of LineReceiver, for subclasses.
+    def take_unread(self) -> bytes:
+        """
+        Forget what has been read and not been taken, and give it back.
 
-    def lineReceived(self, line: bytes) -> None:
-        """Take a command line without its CRLF."""
-        self.conversation.line_received(line)
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Take content; what follows it comes before what has not been read yet."""
-        self.setLineMode(data[self.conversation.content_received(data, 0) :])
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """Refuse a line; the rest of it is dropped."""
-        self.conversation.refuse_line(replies.LINE_TOO_LONG)
-
-    def setLineMode(self, extra: bytes = b"") -> None:
-        """Read lines from now on; *extra* comes before what has not been read yet."""
-        self.line_mode = 1
-        self._buffer = extra + self._buffer
-        self.wake()
-
-    def setRawMode(self) -> None:
-        """Read content from now on."""
-        self.line_mode = 0
-
-    def clearLineBuffer(self) -> bytes:
-        """Forget what has been read and not been taken, and give it back."""
+        Not to be called while lines are being taken.
+        """
         rest = b"".join([self._buffer, *self._gathered])
         self._buffer = b""
         self._gathered.clear()
@@ -216,7 +195,7 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
             return
         buffer = self._buffer
         if self._gathered:
-            buffer = self.clearLineBuffer()
+            buffer = self.take_unread()
         held = self.paused & BY_READ_AHEAD
         self.paused &= ~BY_READ_AHEAD
         start = 0
@@ -226,7 +205,7 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
         look = _MANY_REPLIES
         find = buffer.find
         line_received = conversation.line_received
-        limit = self.MAX_LENGTH
+        limit = self.factory.settings.limits.line_length
         while not self.paused:
             mode = conversation.mode
             if mode is LINES and not self._skipping:
@@ -317,9 +296,10 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
     # Lines that are not as they should be.
 
     def _line_limit(self, line: bytes) -> int:
+        limit = self.factory.settings.limits.line_length
         if self.conversation.mode is PROMPT or line[:5].upper() == b"AUTH ":
-            return max(self.MAX_LENGTH, AUTH_LINE)
-        return self.MAX_LENGTH
+            return max(limit, AUTH_LINE)
+        return limit
 
     def _odd_line(self, buffer: bytes, start: int, end: int) -> int:
         """
@@ -334,7 +314,7 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
         else:
             wrong = line_fault(line, self._line_limit(line))
             if wrong is not None:
-                self._refuse(wrong, line)
+                conversation.refuse_line(wrong)
             elif conversation.mode is PROMPT:
                 conversation.prompted(line)
             else:
@@ -352,15 +332,9 @@ class SMTPProtocol(Securing, Timed, LineReceiver):
             if wrong is None:
                 return rest
             self._skipping = True
-            self._refuse(wrong, rest)
+            self.conversation.refuse_line(wrong)
         # Up to the next CRLF all belongs to the refused line; its CR may have come.
         return b"\r" if rest[-1] == _CR else b""
-
-    def _refuse(self, wrong: Reply, line: bytes) -> None:
-        if wrong is replies.LINE_TOO_LONG:
-            self.lineLengthExceeded(line)
-        else:
-            self.conversation.refuse_line(wrong)
 
     # Ends.
 

@@ -58,7 +58,7 @@ class Securing:
 
         def abort(self) -> None: ...
 
-        def clearLineBuffer(self) -> bytes: ...
+        def take_unread(self) -> bytes: ...
 
         def wake(self) -> None: ...
 
@@ -95,7 +95,7 @@ class Securing:
         if creator is None:
             return
         peer = self.conversation.peer
-        stolen = len(self.clearLineBuffer())
+        stolen = len(self.take_unread())
         if stolen:
             log.warn(
                 "{peer_id}: dropped {size} bytes that {host} sent in clear behind STARTTLS",
