@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smtpsvc._version import __version__
     from smtpsvc.backends.function import Message, on_message
+    from smtpsvc.checkers import AccountRealm
     from smtpsvc.extensions import Extension
     from smtpsvc.grammar.addresses import Address
     from smtpsvc.grammar.replies import PermanentError, Reply, SMTPError, TemporaryError
     from smtpsvc.interfaces import (
         IAccount,
         IAuthenticated,
+        IAuthorizer,
         IBackend,
         IBackendFactory,
         IConnection,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         IExtensionFactory,
         IGreeting,
         ILogged,
+        IMechanismFactory,
         IMonitor,
         IPolicy,
         ISASLExchange,
@@ -42,20 +45,27 @@ if TYPE_CHECKING:
     from smtpsvc.service import MailService
     from smtpsvc.session import Backend, Delivery, Session
     from smtpsvc.settings import BareNewline, Limits, Role, Settings
-    from smtpsvc.values import Body, Envelope, Peer, Recipient, TLSInfo
+    from smtpsvc.tls import CertificateStore
+    from smtpsvc.values import Abandoned, Account, Body, Envelope, Forwarded, Peer, Recipient, TLSInfo
 
 __all__ = [
+    "Abandoned",
+    "Account",
+    "AccountRealm",
     "Address",
     "Backend",
     "BareNewline",
     "Body",
     "ByMode",
+    "CertificateStore",
     "DeliverBy",
     "Delivery",
     "Envelope",
     "Extension",
+    "Forwarded",
     "IAccount",
     "IAuthenticated",
+    "IAuthorizer",
     "IBackend",
     "IBackendFactory",
     "IConnection",
@@ -65,6 +75,7 @@ __all__ = [
     "IExtensionFactory",
     "IGreeting",
     "ILogged",
+    "IMechanismFactory",
     "IMonitor",
     "IPolicy",
     "ISASLExchange",
@@ -100,6 +111,7 @@ __all__ = [
 _MODULES = {
     "_version": ("__version__",),
     "backends.function": ("Message", "on_message"),
+    "checkers": ("AccountRealm",),
     "extensions": ("Extension",),
     "grammar.addresses": ("Address",),
     "parameters": ("ByMode", "DeliverBy", "Notify", "OriginalRecipient", "RRVSAction", "Ret", "ValidSince"),
@@ -109,7 +121,8 @@ _MODULES = {
     "service": ("MailService",),
     "session": ("Backend", "Delivery", "Session"),
     "settings": ("BareNewline", "Limits", "Role", "Settings"),
-    "values": ("Body", "Envelope", "Peer", "Recipient", "TLSInfo"),
+    "tls": ("CertificateStore",),
+    "values": ("Abandoned", "Account", "Body", "Envelope", "Forwarded", "Peer", "Recipient", "TLSInfo"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

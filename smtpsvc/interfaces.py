@@ -121,7 +121,8 @@ class ISession(Interface):
 
         :param envelope: the open transaction with all its recipients.
         :returns: an :class:`IDelivery` that takes the content; or a 4xx or 5xx Reply to refuse the
-            message before it is sent; or an awaitable of either. A refusal at DATA leaves the transaction open.
+            message before it is sent; or an awaitable of either. A refusal at DATA leaves the transaction open;
+            what comes by BDAT all the same is dropped.
         """
 
     def reset(envelope: Envelope | None, upgraded: bool) -> Awaitable[None] | None:
@@ -133,7 +134,8 @@ class ISession(Interface):
 
         :param envelope: the transaction that ended, or None if none was open.
         :param upgraded: True if the connection now has TLS: forget what was learnt before.
-        :returns: None, or an awaitable; the reply waits for it.
+        :returns: None, or an awaitable; the reply waits for it. Where each recipient has its own, the next
+            command does.
         """
 
     def close(reason: Failure) -> Awaitable[None] | None:
@@ -167,16 +169,18 @@ class IDelivery(Interface):
         The content is complete: keep it. The 250 is sent when this has come true, not before.
 
         :returns: an Outcome for the message, or a list of Outcome, one for each recipient in RCPT
-            order, or an awaitable of such a list. Over LMTP each is its recipient's reply; over
-            SMTP all of them make one: the message is taken only if all are, else the first 4xx is
-            the reply, else the first 5xx.
+            order, or an awaitable of such a list. Where ``envelope.each_answered`` (LMTP, PRDR) each is
+            its recipient's reply, sent as soon as it and those before it have come; one Outcome stands
+            for all. Else all of them make one: the message is taken only if all are, else the first
+            4xx is the reply, else the first 5xx.
         """
 
     def abort(reason: Failure) -> Awaitable[None] | None:
         """
         The message will not come whole: leave no trace. Called instead of :meth:`finish`, never after it.
 
-        :param reason: the cause: the connection's loss, or an :class:`SMTPError` with the reply.
+        :param reason: the cause: the connection's loss, an :class:`SMTPError` with the reply, or
+            :class:`~smtpsvc.values.Abandoned`.
         :returns: None, or an awaitable that goes on in the background.
         """
 

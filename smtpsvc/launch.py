@@ -169,19 +169,22 @@ class Hangup:
 
     def __init__(self, reactor: Any, act: Callable[[], object]) -> None:
         self._reactor = reactor
-        self._act = act
+        self._act: Callable[[], object] | None = act
         self._before: Any = None
         reactor.callWhenRunning(self._begin)
 
     def stop(self) -> None:
         """Let SIGHUP do what it did before."""
-        before, self._before, self._act = self._before, None, lambda: None
+        before, self._before, self._act = self._before, None, None
         if before is not None:
             signal.signal(signal.SIGHUP, before)
 
     def _begin(self) -> None:
+        act = self._act
+        if act is None:
+            return
         try:
-            self._before = signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._act))
+            self._before = signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(act))
         except (AttributeError, ValueError):
             # There is no such signal on this system, or the reactor is not in the main thread.
             log.debug("SIGHUP is not heeded")

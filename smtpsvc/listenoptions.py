@@ -153,7 +153,7 @@ def previews(service: MailService) -> list[str]:
             )
         before: list[str] = []
         for stage, reply in stages.items():
-            title = f"# EHLO on {' and '.join(names)}{stage}"
+            title = f"# {'LHLO' if role is Role.LMTP else 'EHLO'} on {' and '.join(names)}{stage}"
             lines += ["", f"{title}: the same"] if reply == before else ["", title, *reply]
             before = reply
     return lines

@@ -55,6 +55,17 @@ class Nest:
         nest._users.add(user)
         return nest
 
+    @classmethod
+    def renew(cls, reactor: Any) -> None:
+        """
+        Drop the nest of a reactor that does not read it any more.
+
+        ``removeAll`` takes it out without a word; so does trial behind a test that left something open.
+        """
+        nest = cls._nests.get(reactor)
+        if nest is not None and nest not in reactor.getReaders():
+            nest._close()
+
     def leave(self, user: object) -> None:
         """A port or connection has gone; with the last the reactor is left clean."""
         self._users.discard(user)

@@ -164,6 +164,10 @@ class TLSWireTransport(WireTransport):
         """Close, under TLS with its own farewell."""
         self._line.loseConnection()
 
+    def abortConnection(self) -> None:
+        """Drop the connection at once."""
+        super().loseConnection()  # type: ignore[no-untyped-call]
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Tell *producer* when to pause."""
         self._line.registerProducer(producer, streaming)

@@ -66,7 +66,9 @@ class _Plain(FileDescriptor):
         if self.delivering or self._tempDataLen or self.dataBuffer:
             FileDescriptor.write(self, data)
             return
-        if not self.connected or self._writeDisconnected or not data:
+        if not isinstance(data, bytes):
+            raise TypeError("Data must be bytes")
+        if not data or not self.connected or self._writeDisconnected or self._aborting:
             return
         try:
             sent = self.socket.send(data)
@@ -75,6 +77,9 @@ class _Plain(FileDescriptor):
             sent = 0
         if sent < len(data):
             FileDescriptor.write(self, data[sent:] if sent else data)
+        elif self.producer is not None and not self.streamingProducer:
+            # A pull producer is asked for more by the next write event.
+            self.startWriting()
 
     def writeSequence(self: Any, iovec: Any) -> None:
         """Send several pieces as one."""
@@ -82,10 +87,10 @@ class _Plain(FileDescriptor):
 
     def loseConnection(self: Any) -> None:
         """Close when everything is sent: with the rest of the read that is going on, or in the next turn."""
-        if self.delivering and self.connected and not self._writeDisconnected:
+        if self.connected and not self.disconnecting:
             self.disconnecting = 1
-        else:
-            FileDescriptor.loseConnection(self)
+            if not self.delivering:
+                self._watch(self._mask & ~_IN | _OUT)
 
 
 class DirectServer(tcp.Server):
@@ -95,8 +100,6 @@ class DirectServer(tcp.Server):
     Its buffers are those of FileDescriptor, and it has no others.
     """
 
-    # The FIN goes with close(); shutdown(2) before it would be a system call more.
-    _shouldShutdown = False
     #: True while data is delivered to the protocol: what is written waits for its end.
     delivering = False
     _mask = 0
@@ -119,17 +122,20 @@ class DirectServer(tcp.Server):
         self.sessionno = sessionno
         self.hostname = client[0]
         self._nest = Nest.enter(reactor, self)
-        self.startReading()
+        try:
+            self.startReading()
+        except OSError:
+            self._nest.leave(self)
+            raise
         self.connected = 1
 
     @property
     def logstr(self) -> str:  # type: ignore[override]
         """The prefix of log lines."""
-        return f"{type(self.protocol).__name__},{self.sessionno},{self.hostname}"
+        protocol = getattr(self, "protocol", None)
+        return f"{type(protocol).__name__},{self.sessionno},{self.hostname}"
 
-    @property
-    def repstr(self) -> str:  # type: ignore[override]
-        """What ``repr`` shows."""
+    def __repr__(self) -> str:
         protocol = getattr(self, "protocol", None)
         return f"<{type(protocol).__name__} #{self.sessionno} from {self.hostname}>"
 
@@ -137,7 +143,8 @@ class DirectServer(tcp.Server):
 
     def _watch(self, mask: int) -> None:
         before = self._mask
-        if mask != before:
+        # Once it is lost, its descriptor may be another's.
+        if mask != before and not self.disconnected:
             self._mask = mask
             self._nest.watch(self, self._fd, before, mask)
 
@@ -165,17 +172,19 @@ class DirectServer(tcp.Server):
         :param event: the bits of epoll.
         """
         why: Any = None
-        reading = bool(event & _IN)
+        # What is wanted may have changed since the event was seen.
+        reading = bool(event & self._mask & _IN)
         try:
             if reading:
                 why = self.doRead()
-            if event & _OUT and not why and self._mask & _OUT:
-                why = self.doWrite()  # type: ignore[no-untyped-call]
+            if event & self._mask & _OUT and not why:
+                why = self.doWrite()
                 reading = False
             if not event & (_IN | _OUT):
                 # An error or a hang-up alone.
                 why = main.CONNECTION_LOST
-        except Exception as error:
+        except BaseException as error:
+            # As the reactors do; from here it would take the other connections along.
             log.err()
             why, reading = error, False
         if why:
@@ -193,7 +202,7 @@ class DirectServer(tcp.Server):
                 return
             self.stopWriting()
             self.connectionLost(Failure(why))
-        except Exception:
+        except BaseException:
             log.err()
 
     # Reading and writing.
@@ -221,6 +230,18 @@ class DirectServer(tcp.Server):
             return self._sendWritten()
         return None
 
+    def doWrite(self) -> Any:
+        """
+        Send more of what waits.
+
+        :returns: None, or the reason for which the connection is lost.
+        """
+        if self._writeDisconnected:
+            # Even nothing cannot be sent any more.
+            self.stopWriting()
+            return main.CONNECTION_DONE if self.disconnecting else None
+        return super().doWrite()  # type: ignore[no-untyped-call]
+
     def _sendWritten(self) -> Any:
         """Send what was written while data was delivered; close, if that was asked for."""
         if self._aborting or not self.connected:
@@ -242,14 +263,16 @@ class DirectServer(tcp.Server):
             if sent < len(data):
                 self.dataBuffer = data[sent:]
         if not self.dataBuffer:
-            if self.producerPaused and self.producer is not None:
+            producer: Any = self.producer
+            if producer is not None and (self.producerPaused or not self.streamingProducer):
                 self.producerPaused = False
-                self.producer.resumeProducing()  # type: ignore[attr-defined]
+                producer.resumeProducing()
             elif closing:
                 return main.CONNECTION_DONE
         if self.disconnecting:
             self.stopReading()
-        if self.dataBuffer or self._tempDataLen or self.disconnecting or self._writeDisconnecting:
+        half_closing = self._writeDisconnecting and not self._writeDisconnected
+        if self.dataBuffer or self._tempDataLen or self.disconnecting or half_closing:
             self.startWriting()
         return None
 
@@ -319,10 +342,16 @@ class DirectPort(tcp.Port):
 
         :raises CannotListenError: if the address cannot be bound.
         """
-        super().startListening()
+        Nest.renew(self.reactor)
+        nest = Nest.enter(self.reactor, self)
+        try:
+            super().startListening()
+        except BaseException:
+            nest.leave(self)
+            raise
+        self._nest = nest
         # Linux hands it on to what is accepted. A reply must never wait for the acknowledgement of another.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._nest = Nest.enter(self.reactor, self)
 
     def connectionLost(self, reason: Any) -> None:
         """The port is closed."""

@@ -30,6 +30,10 @@ class Body(enum.Enum):
     BINARY_MIME = "BINARYMIME"
 
 
+class Abandoned(Exception):
+    """A client has begun anew (RSET, EHLO) between two chunks of a message: the reason that ``abort`` is given."""
+
+
 @dataclass(frozen=True, slots=True)
 class TLSInfo:
     """What is known of a connection's TLS; filled once the handshake is complete."""
@@ -121,7 +125,7 @@ class Peer:
         self.destination: IAddress | None = None
         #: The header of the PROXY protocol that came before everything else, or None.
         self.proxy_header: ProxyHeader | None = None
-        #: What XFORWARD said of the next message, or None; once that is begun, its envelope has it.
+        #: What XFORWARD said of the next transaction, or None; forgotten when that ends. Its envelope has it too.
         self.forwarded: Forwarded | None = None
 
     @property
@@ -192,6 +196,15 @@ class Envelope:
     def utf8(self) -> bool:
         """True if the client declared internationalized mail (RFC 6531)."""
         return "SMTPUTF8" in self.mail_params
+
+    @property
+    def each_answered(self) -> bool:
+        """
+        True if the client gets a reply for each recipient: LMTP (RFC 2033), or PRDR.
+
+        Then a message may be kept for some recipients and refused for others.
+        """
+        return self.role is Role.LMTP or "PRDR" in self.mail_params
 
     def __repr__(self) -> str:
         return f"<Envelope {self.id} from <{self.sender}> to {len(self.recipients)}>"

@@ -74,7 +74,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=limits,
+                preexec_fn=limits,  # noqa: PLW1509, it only sets limits
             )
         self.port: int = until(self._listening, "the service listens")
 
@@ -83,6 +83,11 @@ class Server:
             raise AssertionError(f"the service ended: {self.log.read_text()}")
         found = re.search(r"listening for SMTP on 127\.0\.0\.1:(\d+)", self.log.read_text())
         return int(found[1]) if found else None
+
+    def ports(self, role: str = "SMTP") -> list[int]:
+        """The ports on 127.0.0.1 that it has opened for a role, in the order of the options."""
+        found = re.search(rf"listening for {role} on ([^;\n]*)", self.log.read_text())
+        return [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", found[1])] if found else []
 
     @property
     def maildir(self) -> Path:
@@ -124,14 +129,17 @@ class Server:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def run(*command: str, input: bytes | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *command: str, input: bytes | None = None, status: int = 0, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
     """
     Run a program to its end.
 
-    :raises AssertionError: with its output, if it fails.
+    :param status: how it is to end.
+    :raises AssertionError: with its output, if it ends otherwise.
     """
-    done = subprocess.run(command, input=input, capture_output=True, timeout=PATIENCE * 2, **options)
-    if done.returncode:
+    done = subprocess.run(command, input=input, capture_output=True, check=False, timeout=PATIENCE * 2, **options)
+    if done.returncode != status:
         raise AssertionError(f"{command[0]} ended with {done.returncode}:\n{done.stdout!r}\n{done.stderr!r}")
     return done
 

@@ -4,7 +4,7 @@ What the tests of AUTH share: a portal to log in to, and clients that do.
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -97,7 +97,12 @@ def wire_with(
         clock.append(time)
     wire = Wire(factory)
     wire.protocol.conversation.peer.tls = tls
-    return wire.greeted() if greeted else wire.forget()
+    return wire.say(hello(wire)).forget() if greeted else wire.forget()
+
+
+def hello(wire: Wire) -> str:
+    """Word the greeting that the listener's role wants."""
+    return f"{'LHLO' if b'LHLO' in wire.factory.tables.verbs else 'EHLO'} client.example"
 
 
 def b64(text: str | bytes) -> str:
@@ -121,8 +126,6 @@ def offered(wire: Wire) -> list[str]:
 
 def challenge(wire: Wire) -> bytes:
     """Decode the challenge that came last."""
-    from base64 import b64decode
-
     line = wire.output.split(b"\r\n")[-2]
     assert line.startswith(b"334 "), line
     return b64decode(line[4:], validate=True)

@@ -9,7 +9,9 @@ import struct
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
+from smtpsvc.proxied import ProxiedFactory
 from smtpsvc.settings import parse_trusted
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from smtpsvc.values import Peer
@@ -24,6 +26,7 @@ __all__ = [
     "SIGNATURE",
     "STRANGER",
     "TCP4",
+    "ProxiedTestCase",
     "XClientTestCase",
     "block",
     "tls_tlv",
@@ -98,3 +101,39 @@ class XClientTestCase(DialogueTestCase):
         wire = self.connect().say(f"XCLIENT {' '.join(attributes)}")
         self.assertEqual(wire.output, GREETING)
         return self.peer
+
+
+class ProxiedTestCase(DialogueTestCase):
+    """A listener that trusts 203.0.113.0/24."""
+
+    def setUp(self) -> None:
+        self.events: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.make()
+
+    def make(self, trusted: str = "203.0.113.0/24", *, backend: Any = None, **options: Any) -> None:
+        """Make the factories; *options* are fields of the settings, or the factory's."""
+        self.backend = backend or ScriptedBackend()
+        more = {name: options.pop(name) for name in ("monitors",) if name in options}
+        settings = settings_with(trusted_proxies=parse_trusted(trusted), **options)
+        self.core, self.clock = clocked_factory(self.backend, settings, **more)
+        self.factory = ProxiedFactory(self.core)
+
+    def connect(self, address: Any = PROXY) -> Wire:
+        """A proxy connects."""
+        return Wire(self.factory, address)
+
+    @property
+    def logged(self) -> list[str]:
+        """What was logged about connections."""
+        return [
+            event["log_format"].format(**event)
+            for event in self.events
+            if event.get("log_namespace") == "smtpsvc" and event["log_level"] >= LogLevel.info
+        ]
+
+    @property
+    def peer(self) -> Peer:
+        """The client of the last session."""
+        return self.backend.sessions[-1].peer

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from smtpsvc.grammar.content import ChunkDecoder, Damage, DotDecoder, LineEndCheck, find_damage, has_whole_line_ends
+from smtpsvc.grammar.content import ChunkDecoder, Damage, DotDecoder, find_damage, has_whole_line_ends
 
 ALPHABET = [b"\r", b"\n", b".", b"a", b"\0"]
 PIECES = [b"\r\n", b"\r\n.", b"\r\n.\r\n", b"\r\n..\r\n", b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\r\n.\r\r\n"]
@@ -311,10 +311,16 @@ class NormalizeTests(SynchronousTestCase):
 
 
 class ChunkDecoderTests(SynchronousTestCase):
+    def opened(self, length: int, *, binary: bool = True) -> ChunkDecoder:
+        """Make a decoder with an open chunk."""
+        decoder = ChunkDecoder(binary=binary)
+        decoder.begin(length)
+        return decoder
+
     def test_every_cut(self) -> None:
         """A chunk is as many bytes as its command says, whatever they are."""
         for pieces in each_cut(b"\r\n.\r\n\0\nQUIT"):
-            decoder = ChunkDecoder(7)
+            decoder = self.opened(7)
             content, fed = b"", 0
             for piece in pieces:
                 more, offset = decoder.feed(piece)
@@ -326,57 +332,86 @@ class ChunkDecoderTests(SynchronousTestCase):
 
     def test_start(self) -> None:
         """The offset counts from the front of the data."""
-        self.assertEqual(ChunkDecoder(3).feed(b"BDAT 3\r\nabcQUIT", 8), (b"abc", 11))
+        self.assertEqual(self.opened(3).feed(b"BDAT 3\r\nabcQUIT", 8), (b"abc", 11))
 
-    def test_empty(self) -> None:
-        """A chunk of 0 ends at once."""
-        self.assertEqual(ChunkDecoder(0).feed(b"BDAT 0 LAST\r\nQUIT", 13), (b"", 13))
-        self.assertEqual(ChunkDecoder(0).feed(b""), (b"", 0))
+    def test_next_chunk(self) -> None:
+        """When a chunk is over, the next may be opened."""
+        decoder = self.opened(1)
+        self.assertEqual(decoder.feed(b"ab"), (b"a", 1))
+        decoder.begin(2)
+        self.assertEqual(decoder.feed(b"cd"), (b"cd", 2))
 
-    def test_after_the_end(self) -> None:
-        """A decoder cannot be fed again after the end."""
-        decoder = ChunkDecoder(1)
+    def test_out_of_order(self) -> None:
+        """There is nothing to feed when no chunk is open, and none to open when one is."""
+        decoder = self.opened(1)
+        self.assertRaises(ValueError, decoder.begin, 1)
         decoder.feed(b"a")
+        self.assertRaises(ValueError, decoder.feed, b"b")
+        decoder.begin(0)
         self.assertRaises(ValueError, decoder.feed, b"b")
 
     def test_negative(self) -> None:
         """No chunk is shorter than nothing."""
-        self.assertRaises(ValueError, ChunkDecoder, -1)
+        self.assertRaises(ValueError, ChunkDecoder().begin, -1)
 
     def test_whole_reads_are_not_copied(self) -> None:
         """A read that belongs to the chunk is given on as it is."""
         data = b"a" * 1000
-        self.assertIs(ChunkDecoder(2000).feed(data)[0], data)
+        for binary in (True, False):
+            self.assertIs(self.opened(2000, binary=binary).feed(data)[0], data)
+
+    def test_dots(self) -> None:
+        """Dots mean nothing."""
+        text = b".\r\n.\r\n..\r\na."
+        decoder = self.opened(len(text), binary=False)
+        self.assertEqual(decoder.feed(text), (text, len(text)))
+        decoder.finish()
+        self.assertIsNone(decoder.damaged)
 
 
-class LineEndCheckTests(SynchronousTestCase):
-    @given(streams)
-    def test_every_cut(self, stream: bytes) -> None:
-        """The first damage is found, however the content is cut."""
+class ChunkDamageTests(SynchronousTestCase):
+    @given(streams, st.integers(0, 20))
+    def test_every_cut(self, stream: bytes, border: int) -> None:
+        """The first damage is found, wherever the border of two chunks is and however the octets come."""
         found = re.search(rb"\r(?!\n)|(?<!\r)\n|\0", stream)
         names = {b"\r": Damage.BARE_CR, b"\n": Damage.BARE_LF, b"\0": Damage.NUL}
         expected = names[found.group()] if found else None
         for pieces in each_cut(stream):
-            check = LineEndCheck()
+            decoder = ChunkDecoder()
+            lengths = [length for length in (min(border, len(stream)), len(stream) - border) if length > 0]
             for piece in pieces:
-                check.feed(piece)
-            check.finish()
-            self.assertEqual(check.damaged, expected, pieces)
+                start = 0
+                while start < len(piece):
+                    if not decoder.remaining:
+                        decoder.begin(lengths.pop(0))
+                    _, end = decoder.feed(piece, start)
+                    start = len(piece) if end < 0 else end
+            decoder.finish()
+            self.assertEqual(decoder.damaged, expected, (pieces, border))
+
+    def test_dropped(self) -> None:
+        """Once there is damage, no more content is given."""
+        decoder = ChunkDecoder()
+        decoder.begin(9)
+        self.assertEqual([decoder.feed(data)[0] for data in (b"abc", b"a\nb", b"abc")], [b"abc", b"", b""])
+        self.assertEqual(decoder.remaining, 0)
 
     def test_open_end(self) -> None:
         """A CR that came last is damage when the message has ended, and not before."""
-        check = LineEndCheck()
-        check.feed(b"a\r")
-        self.assertIsNone(check.damaged)
-        check.finish()
-        self.assertEqual(check.damaged, Damage.BARE_CR)
+        decoder = ChunkDecoder()
+        decoder.begin(2)
+        decoder.feed(b"a\r")
+        self.assertIsNone(decoder.damaged)
+        decoder.finish()
+        self.assertEqual(decoder.damaged, Damage.BARE_CR)
 
-    def test_dots(self) -> None:
-        """Dots mean nothing."""
-        check = LineEndCheck()
-        check.feed(b".\r\n.\r\n..\r\na.")
-        check.finish()
-        self.assertIsNone(check.damaged)
+    def test_binary(self) -> None:
+        """Of binary content nothing is damage."""
+        decoder = ChunkDecoder(binary=True)
+        decoder.begin(6)
+        self.assertEqual(decoder.feed(b"\0\n\r\rx\r"), (b"\0\n\r\rx\r", 6))
+        decoder.finish()
+        self.assertIsNone(decoder.damaged)
 
 
 class FindDamageTests(SynchronousTestCase):

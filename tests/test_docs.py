@@ -21,7 +21,7 @@ from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IVerifier
 from smtpsvc.policies.chain import with_policies
 from smtpsvc.policies.domains import Domains
-from smtpsvc.settings import Limits, Settings
+from smtpsvc.settings import Limits, Role, Settings
 from smtpsvc.tap import Options
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.live import ROOT
@@ -36,12 +36,14 @@ def last_reply(
     backend: Any = None,
     settings: Settings | None = None,
     then: Callable[[Any, Any], object] = lambda factory, clock: None,
+    role: Role = Role.SMTP,
+    behind: int = 0,
 ) -> Reply:
-    """Say lines to a server, let something happen, and give its last reply."""
-    factory, clock = clocked_factory(backend or ScriptedBackend(), settings)
+    """Say lines to a server, let something happen, and give its last reply, or one so many before it."""
+    factory, clock = clocked_factory(backend or ScriptedBackend(), settings, role=role)
     wire = Wire(factory).say(*lines)
     then(factory, clock)
-    return wire.last_reply
+    return wire.replies[-1 - behind]
 
 
 def _later(factory: Any, clock: Any) -> None:
@@ -56,12 +58,33 @@ class ReplyTests(SynchronousTestCase):
         "RECIPIENT_OK": lambda: last_reply(HELLO, MAIL, RCPT),
         "BYE": lambda: last_reply("QUIT"),
         "CANNOT_VERIFY": lambda: last_reply("VRFY b"),
+        "EACH_FOLLOWS": lambda: last_reply(
+            HELLO,
+            MAIL + " PRDR",
+            RCPT,
+            RCPT,
+            "DATA",
+            ".",
+            backend=ScriptedBackend(finish=lambda: [None, None]),
+            settings=Settings(enable={"PRDR"}),
+            behind=3,
+        ),
         "START_MAIL": lambda: last_reply(HELLO, MAIL, RCPT, "DATA"),
         "SHUTTING_DOWN": lambda: last_reply(HELLO, then=lambda factory, clock: factory.shut_down()),
         "TIMED_OUT": lambda: last_reply(HELLO, then=_later),
         "NO_SESSION": lambda: last_reply(backend=ScriptedBackend(open_session=KeyError)),
         "LOCAL_ERROR": lambda: last_reply(HELLO, MAIL, backend=ScriptedBackend(mail=KeyError)),
         "HOOK_TIMED_OUT": lambda: last_reply(HELLO, MAIL, backend=ScriptedBackend(mail=Deferred()), then=_later),
+        "RECIPIENT_TIMED_OUT": lambda: last_reply(
+            "LHLO c.example",
+            MAIL,
+            RCPT,
+            "DATA",
+            ".",
+            backend=ScriptedBackend(finish=Deferred()),
+            role=Role.LMTP,
+            then=_later,
+        ),
         "TOO_MANY_RECIPIENTS": lambda: last_reply(
             HELLO, MAIL, RCPT, RCPT, settings=Settings(limits=Limits(recipients=1))
         ),
@@ -76,9 +99,12 @@ class ReplyTests(SynchronousTestCase):
         "NOT_IMPLEMENTED": lambda: last_reply("ETRN x"),
         "NO_EXPANSION": lambda: last_reply("EXPN list"),
         "SAY_HELLO": lambda: last_reply(MAIL),
+        "SAY_LHLO": lambda: last_reply(MAIL, role=Role.LMTP),
         "SAY_MAIL": lambda: last_reply(HELLO, RCPT),
         "SAY_RCPT": lambda: last_reply(HELLO, MAIL, "DATA"),
         "NESTED_MAIL": lambda: last_reply(HELLO, MAIL, MAIL),
+        "IN_CHUNKS": lambda: last_reply(HELLO, MAIL, RCPT, "BDAT 0", "DATA"),
+        "BINARY_NEEDS_BDAT": lambda: last_reply(HELLO, MAIL + " BODY=BINARYMIME", RCPT, "DATA"),
         "NO_SUCH_USER": lambda: last_reply("EXPN list", backend=_verifier(expand=[[]])),
         "SENDER_NOT_ASCII": lambda: last_reply(HELLO, "MAIL FROM:<ü@x.example>"),
         "RECIPIENT_NOT_ASCII": lambda: last_reply(HELLO, MAIL, "RCPT TO:<ü@y.example>"),
@@ -88,7 +114,7 @@ class ReplyTests(SynchronousTestCase):
         ),
         "TOO_BIG": lambda: last_reply(*MESSAGE, settings=Settings(limits=Limits(message_size=3))),
         "PARAMETERS_NEED_EHLO": lambda: last_reply("HELO c.example", MAIL + " SIZE=1"),
-        "UNKNOWN_PARAMETER": lambda: last_reply(HELLO, MAIL + " BODY=BINARYMIME"),
+        "UNKNOWN_PARAMETER": lambda: last_reply(HELLO, MAIL + " FOO=1"),
     }
 
     #: What provokes replies with words of their own: the lines, the code and the enhanced code.
@@ -102,6 +128,8 @@ class ReplyTests(SynchronousTestCase):
         ((HELLO, "MAIL <a@x.example>"), 501, "5.5.4"),
         ((HELLO, MAIL + " SIZE=x"), 501, "5.5.4"),
         ((HELLO, MAIL + " SIZE=1 SIZE=1"), 501, "5.5.4"),
+        ((HELLO, "BDAT x"), 501, "5.5.4"),
+        ((HELLO, MAIL, "BDAT 0", "BDAT 0"), 503, "5.5.1"),
         ((HELLO, MAIL, RCPT, "DATA", b"a\nb", "."), 550, "5.5.2"),
         ((HELLO, MAIL, RCPT, "DATA", b"a\0b", "."), 550, "5.5.2"),
     ]

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from smtpsvc.extensions import Extension, defaults
+from smtpsvc.extensions.chunking import BinaryMIME, Chunking
 from smtpsvc.extensions.eightbit import EightBitMIME
 from smtpsvc.extensions.flags import EnhancedStatusCodes, Pipelining
 from smtpsvc.extensions.size import Size
@@ -140,13 +141,11 @@ class EightBitTests(SynchronousTestCase):
                 self.assertEqual((reply.code, reply.enhanced), (501, "5.5.4"))
 
     def test_binary(self) -> None:
-        """BINARYMIME is 555 5.5.4 unless an extension of that name is offered (RFC 3030)."""
-
-        class BinaryMIME(Extension):
-            keyword = "BINARYMIME"
-
-        self.assertEqual(self.body("BINARYMIME")[0], replies.UNKNOWN_PARAMETER)
-        self.assertEqual(self.body("BINARYMIME", extensions=[*basics(), BinaryMIME()])[0], replies.SENDER_OK)
+        """BINARYMIME is 555 5.5.4 unless it is offered, and CHUNKING to send it by (RFC 3030 §3)."""
+        for more in ([], [Chunking()], [BinaryMIME()]):
+            self.assertEqual(self.body("BINARYMIME", extensions=[*basics(), *more])[0], replies.UNKNOWN_PARAMETER)
+        both = [*basics(), Chunking(), BinaryMIME()]
+        self.assertEqual(self.body("BINARYMIME", extensions=both)[0], replies.SENDER_OK)
 
 
 class EnhancedStatusCodesTests(SynchronousTestCase):

@@ -10,62 +10,15 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IHandshakeListener,
-)
-from twisted.internet.protocol import Protocol
-from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from smtpsvc.proxied import ProxiedFactory
 from smtpsvc.server.watch import Monitor
-from smtpsvc.settings import parse_trusted
-from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
-from smtpsvc.tlstesting import TLSWire, certificate
-from smtpsvc.values import Peer, TLSInfo
-from tests.proxies import CLIENT, GREETING, INET, INET6, PROXY, TCP4, block, tls_tlv, tlv
-from tests.support import HOST, DialogueTestCase, settings_with
+from smtpsvc.testing import ScriptedBackend, Wire
+from smtpsvc.values import Peer
+from tests.proxies import CLIENT, GREETING, INET, INET6, PROXY, TCP4, ProxiedTestCase, block, tlv
 
 SERVER = IPv4Address("TCP", "198.51.100.1", 25)
-
-
-class ProxiedTestCase(DialogueTestCase):
-    """A listener that trusts 203.0.113.0/24."""
-
-    def setUp(self) -> None:
-        self.events: list[LogEvent] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
-        self.make()
-
-    def make(self, trusted: str = "203.0.113.0/24", *, backend: Any = None, **options: Any) -> None:
-        """Make the factories; *options* are fields of the settings, or the factory's."""
-        self.backend = backend or ScriptedBackend()
-        more = {name: options.pop(name) for name in ("monitors",) if name in options}
-        settings = settings_with(trusted_proxies=parse_trusted(trusted), **options)
-        self.core, self.clock = clocked_factory(self.backend, settings, **more)
-        self.factory = ProxiedFactory(self.core)
-
-    def connect(self, address: Any = PROXY) -> Wire:
-        """A proxy connects."""
-        return Wire(self.factory, address)
-
-    @property
-    def logged(self) -> list[str]:
-        """What was logged about connections."""
-        return [
-            event["log_format"].format(**event)
-            for event in self.events
-            if event.get("log_namespace") == "smtpsvc" and event["log_level"] >= LogLevel.info
-        ]
-
-    @property
-    def peer(self) -> Peer:
-        """The client of the last session."""
-        return self.backend.sessions[-1].peer
 
 
 class HeaderTests(ProxiedTestCase):
@@ -159,75 +112,6 @@ class HeaderTests(ProxiedTestCase):
         wire = self.connect().receive(TCP4).forget().receive(TCP4)
         self.assertEqual(wire.codes, [500])
         self.assertEqual(self.peer.address, CLIENT)
-
-
-class TLSTests(ProxiedTestCase):
-    """TLS at the proxy, and TLS with us behind a header."""
-
-    tls = tls_tlv(0x03, 0, tlv(0x21, b"TLSv1.3") + tlv(0x22, b"Ann") + tlv(0x23, b"TLS_AES_128_GCM_SHA256"))
-
-    def test_at_the_proxy(self) -> None:
-        """The SSL TLV fills the peer's TLS."""
-        self.connect().receive(block(INET + tlv(1, b"smtp") + tlv(2, b"mx.example") + self.tls))
-        self.assertEqual(
-            self.peer.tls,
-            TLSInfo(
-                "TLSv1.3", "TLS_AES_128_GCM_SHA256", "mx.example",
-                alpn="smtp", common_name="Ann", verified=True, proxied=True,
-            ),
-        )  # fmt: skip
-
-    def test_none_at_the_proxy(self) -> None:
-        """Without an SSL TLV, or with one of a plain connection, there is no TLS."""
-        for header in (TCP4, block(INET), block(INET + tls_tlv(0))):
-            with self.subTest(header):
-                self.connect().receive(header)
-                self.assertIsNone(self.peer.tls)
-
-    def test_counts(self) -> None:
-        """TLS that ended at the proxy counts as TLS only where the settings say so."""
-        for trusted in (False, True):
-            with self.subTest(trusted=trusted):
-                self.make(trust_proxy_tls=trusted)
-                wire = self.connect().receive(block(INET + self.tls))
-                self.assertIs(wire.protocol.successor.conversation.secure, trusted)
-        wire = self.connect().receive(TCP4)
-        self.assertFalse(wire.protocol.successor.conversation.secure)
-
-    def test_below(self) -> None:
-        """The header comes in clear, and our own TLS begins behind it."""
-        backend = ScriptedBackend()
-        settings = settings_with(trusted_proxies=parse_trusted("203.0.113.5"))
-        own = PrivateCertificate.loadPEM(b"".join(certificate(HOST))).options()
-        core, _ = clocked_factory(backend, settings, tls=own, implicit_tls=True)
-        wire = TLSWire(ProxiedFactory(core), PROXY)
-        wire.receive(TCP4)
-        self.assertEqual((wire.output, backend.calls), (b"", []))
-        wire.secure()
-        self.assertEqual(wire.output, GREETING)
-        peer = backend.sessions[0].peer
-        assert peer.tls is not None
-        self.assertEqual((peer.host, peer.tls.proxied), ("192.0.2.7", False))
-
-    def test_around(self) -> None:
-        """Where TLS is around the header, the successor learns that its handshake is complete."""
-        order: list[str] = []
-
-        @implementer(IHandshakeListener)
-        class Listener(Protocol):
-            def connectionMade(self) -> None:
-                order.append("made")
-
-            def handshakeCompleted(self) -> None:
-                order.append("completed")
-
-        self.core.protocol = lambda *_: Listener()
-        wire = self.connect()
-        wire.protocol.handshakeCompleted()
-        wire.receive(TCP4)
-        self.assertEqual(order, ["made", "completed"])
-        wire.protocol.handshakeCompleted()
-        self.assertEqual(order, ["made", "completed", "completed"])
 
 
 class RefusalTests(ProxiedTestCase):

@@ -181,8 +181,8 @@ class ValueTests(SynchronousTestCase):
 
 class StockTests(SynchronousTestCase):
     def test_enhanced(self) -> None:
-        """Every stock reply but the 354 has an enhanced code of its own."""
-        self.assertEqual([name for name, reply in STOCK.items() if not reply.enhanced], ["START_MAIL"])
+        """Every stock reply but the 353 and 354 has an enhanced code of its own."""
+        self.assertEqual([name for name, reply in STOCK.items() if not reply.enhanced], ["EACH_FOLLOWS", "START_MAIL"])
 
     def test_one_line(self) -> None:
         """Every stock reply is one line of printable ASCII that ends in no full stop."""

@@ -4,12 +4,14 @@ Tests of the SASL mechanisms, without SMTP and without a portal but where one ju
 
 from __future__ import annotations
 
+import hmac
 import json
 from base64 import b64decode
 from typing import Any
 
 from twisted.cred.credentials import IAnonymous, IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -56,9 +58,7 @@ class ExchangeTestCase(SynchronousTestCase):
         return error
 
 
-def _deferred(coroutine: Any) -> Any:
-    from twisted.internet.defer import Deferred
-
+def _deferred(coroutine: Any) -> Deferred[Any]:
     return Deferred.fromCoroutine(coroutine)
 
 
@@ -83,16 +83,13 @@ class PlainTests(ExchangeTestCase):
 
     def test_malformed(self) -> None:
         """What is not two NULs between valid UTF-8 is malformed."""
-        for response in (b"", b"joe", b"\0joe", b"\0joe\0x\0y", b"joe x", b"\0j\xff\0x", b"\0\0", b"\0joe\0\xc3"):
+        for response in (b"", b"joe", b"\0joe", b"\0joe\0x\0y", b"joe x", b"\0j\xff\0x", b"\0joe\0\xc3"):
             with self.subTest(response=response):
-                if response == b"\0\0":
-                    self.fails(UnauthorizedLogin, Plain(), response)
-                else:
-                    self.fails(SASLError, Plain(), response)
+                self.fails(SASLError, Plain(), response)
 
     def test_empty(self) -> None:
         """An empty name or password is refused before any checker sees it."""
-        for response in (b"\0\0secret", b"\0joe\0", b"x\0\0"):
+        for response in (b"\0\0", b"\0\0secret", b"\0joe\0", b"x\0\0"):
             with self.subTest(response=response):
                 self.fails(UnauthorizedLogin, Plain(), response)
 
@@ -142,8 +139,6 @@ class CramTests(ExchangeTestCase):
 
     def test_exchange(self) -> None:
         """A client that answers the challenge of this exchange is let in."""
-        import hmac
-
         exchange = CramMD5().start(Context(hostname="mx.example"))
         sent = self.successResultOf(_deferred(exchange.step(None))).data
         self.assertRegex(sent, rb"\A<[0-9a-f]{32}\.\d+@mx\.example>\Z")

@@ -5,7 +5,8 @@ Tests of SCRAM, against the examples of its RFCs and a client by another hand.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from base64 import b64decode
+from typing import Any, ClassVar
 
 from twisted.cred.credentials import IUsernameHashedPassword
 from twisted.internet.defer import Deferred
@@ -41,8 +42,7 @@ VECTORS = (
         "pencil",
         "n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
         "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
-        "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
-        "p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+        "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
         "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
     ),
 )
@@ -179,7 +179,9 @@ class SaltTests(ScramTestCase):
 
 
 class BindingTests(ScramTestCase):
-    AROUND = dict(channel_binding={"tls-exporter": b"E" * 32, "tls-server-end-point": b"S" * 32}.get)
+    AROUND: ClassVar[dict[str, Any]] = {
+        "channel_binding": {"tls-exporter": b"E" * 32, "tls-server-end-point": b"S" * 32}.get
+    }
 
     def test_both_kinds(self) -> None:
         """Both kinds of channel binding are taken, by both hashes (RFC 9266, RFC 5929)."""
@@ -215,7 +217,7 @@ class BindingTests(ScramTestCase):
             (ScramSHA256(), "p=tls-exporter,"),
         ):
             with self.subTest(mechanism=mechanism.name, header=header):
-                self.fails(mechanism, header + bare[1:] if header.endswith(",,") else header + bare, around)
+                self.fails(mechanism, header + bare, around)
 
     def test_downgrade(self) -> None:
         """A client that could bind and did not see the offer is told so; without an offer it is right (RFC 5802 §6)."""
@@ -301,6 +303,4 @@ class MalformedTests(ScramTestCase):
 
 
 def _salt_in(server_first: str) -> bytes:
-    from base64 import b64decode
-
     return b64decode(server_first.partition(",s=")[2].partition(",")[0])

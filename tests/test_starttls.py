@@ -398,6 +398,15 @@ class SecuredTests(TLSTestCase):
             self.assertEqual(wire.codes, [554, 554, 554, 554, 554, 554, 221])
             self.assertNotIn("mail", backend.hooks)
 
+    def test_chunk(self) -> None:
+        """The octets of a chunk that is refused are no commands, and may come later."""
+        for settings in ({}, {"require_tls": True}):
+            with self.subTest(settings=settings):
+                backend = ScriptedBackend(secured=Reply(554, "No", "5.7.0"), provides=[ISecured])
+                wire = secured(backend, **settings)
+                wire.receive(b"BDAT 10 LAST\r\nQUIT").receive(b"\r\nNOOPQUIT\r\n")
+                self.assertEqual(wire.codes, [554, 221])
+
     def test_others(self) -> None:
         """A refusal is for that connection alone."""
         backend = ScriptedBackend(secured=[Reply(554, "No", "5.7.0")], provides=[ISecured])
@@ -444,7 +453,7 @@ class FailureTests(TLSTestCase):
         clock.pump([1.0] * 29)
         self.assertFalse(wire.closed)
         clock.pump([1.0] * 4)
-        self.assertTrue(wire.transport.disconnected or wire.transport.disconnecting or wire.transport.aborting)
+        self.assertTrue(wire.closed)
         self.assertEqual(wire.output, b"")
         self.assertEqual([line.partition("failed: ")[2] for line in self.logged()], ["not complete after 30 s"])
 
@@ -514,6 +523,12 @@ class RequireTLSTests(TLSTestCase):
         backend = ScriptedBackend()
         connect(backend, require_tls=True).say(*TRANSACTION)
         self.assertEqual(backend.hooks, ["open_session", "helo"])
+
+    def test_chunk(self) -> None:
+        """The octets of a chunk that is refused are no commands."""
+        wire = connect(require_tls=True)
+        wire.receive(b"BDAT 12 LAST\r\nSTARTTLS\r\n\r\nNOOP\r\n")
+        self.assertEqual(wire.codes, [530, 250])
 
     def test_unknown(self) -> None:
         """An unknown verb is unknown all the same."""

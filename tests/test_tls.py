@@ -203,6 +203,7 @@ class SentenceTests(StoreTestCase):
         end = x509.load_pem_x509_certificate(ended[0]).not_valid_after_utc
         begin = x509.load_pem_x509_certificate(begins[0]).not_valid_before_utc
         no_certificate = "no certificate can be read in it; a PEM file with BEGIN CERTIFICATE is needed"
+        first = "the certificate that has the key must be the first in the file, those of its issuers behind it"
         # The contents of the files c and k, if they are there, and the sentence behind the option.
         cases: list[tuple[bytes | None, bytes | None, str]] = [
             (None, None, "--tls-certificate c: it cannot be read: No such file or directory"),
@@ -228,8 +229,7 @@ class SentenceTests(StoreTestCase):
             (
                 AUTHORITY.pem + good,
                 key,
-                "--tls-certificate c: the certificate that has the key must be the first in the file, those of its"
-                + " issuers behind it",
+                f"--tls-certificate c: {first}",
             ),
             (b"".join(ended), None, f"--tls-certificate c: it ended on {end:%Y-%m-%d}; renew it"),
             (
@@ -316,12 +316,13 @@ class ProtocolTests(StoreTestCase):
         """A client cannot make the server do the handshake again."""
         handshake = Handshake(self.store("x.example"), client_context(highest=SSL.TLS1_2_VERSION))
         self.assertIsNone(handshake.error)
-        handshake.client.renegotiate()
-        for side, there in ((handshake.client.do_handshake, handshake.server), (handshake.server.read, handshake.client)):
-            self.assertRaises(SSL.WantReadError, side, *([1] if there is handshake.client else []))
-            here = handshake.client if there is handshake.server else handshake.server
-            there.bio_write(here.bio_read(1 << 16))
-        error = self.assertRaises(SSL.Error, handshake.client.do_handshake)
+        client, server = handshake.client, handshake.server
+        client.renegotiate()
+        self.assertRaises(SSL.WantReadError, client.do_handshake)
+        server.bio_write(client.bio_read(1 << 16))
+        self.assertRaises(SSL.WantReadError, server.recv, 1)
+        client.bio_write(server.bio_read(1 << 16))
+        error = self.assertRaises(SSL.Error, client.do_handshake)
         self.assertEqual(error.args[0][-1][-1], "no renegotiation")
 
     def test_not_tls(self) -> None:

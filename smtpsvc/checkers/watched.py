@@ -27,7 +27,8 @@ class WatchedFile(Generic[_Value]):
     """
 
     def __init__(self, path: str, read: Callable[[bytes], _Value]) -> None:
-        self.path = path
+        # A daemon changes its directory.
+        self.path = os.path.abspath(path)
         self._read = read
         self._seen: tuple[int, ...] | None = None
         # What was wrong when it was last logged.

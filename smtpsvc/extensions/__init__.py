@@ -74,6 +74,7 @@ def defaults() -> list[Extension]:
     Those with ``on_request`` are offered only where the backend or the settings ask for them:
     :func:`smtpsvc.extensions.offer.offered` says which.
     """
+    from smtpsvc.extensions.chunking import BinaryMIME, Chunking
     from smtpsvc.extensions.deliverby import DELIVERBY
     from smtpsvc.extensions.dsn import DSN
     from smtpsvc.extensions.eightbit import EightBitMIME
@@ -82,6 +83,7 @@ def defaults() -> list[Extension]:
     from smtpsvc.extensions.limits import LIMITS
     from smtpsvc.extensions.mtpriority import MTPriority
     from smtpsvc.extensions.nosoliciting import NoSoliciting
+    from smtpsvc.extensions.prdr import PRDR
     from smtpsvc.extensions.requiretls import RequireTLS
     from smtpsvc.extensions.rrvs import RRVS
     from smtpsvc.extensions.size import Size
@@ -97,6 +99,8 @@ def defaults() -> list[Extension]:
         EightBitMIME(),
         SMTPUTF8(),
         EnhancedStatusCodes(),
+        Chunking(),
+        BinaryMIME(),
         StartTLS(),
         DSN(),
         LIMITS(),
@@ -104,6 +108,7 @@ def defaults() -> list[Extension]:
         FutureRelease(),
         MTPriority(),
         NoSoliciting(),
+        PRDR(),
         RequireTLS(),
         RRVS(),
         XOORG(),

@@ -24,6 +24,7 @@ class EightBitMIME(Extension):
 
     def mail(self, conversation: IConversation, envelope: Envelope) -> Reply | None:
         """Refuse ``BODY=BINARYMIME`` (RFC 3030) where that extension is not offered."""
-        if envelope.mail_params["BODY"] is Body.BINARY_MIME and "BINARYMIME" not in conversation.keywords:
+        offered = conversation.keywords >= {"BINARYMIME", "CHUNKING"}
+        if envelope.mail_params["BODY"] is Body.BINARY_MIME and not offered:
             return replies.UNKNOWN_PARAMETER
         return None

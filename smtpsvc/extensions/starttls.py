@@ -24,9 +24,8 @@ NOT_NOW: Final = Reply(454, "TLS not available due to temporary reason", "4.7.0"
 TWICE: Final = Reply(503, "TLS is active already", "5.5.1")
 MUST_START: Final = Reply(530, "Must issue a STARTTLS command first", "5.7.0")
 
-#: What ``--require-tls`` serves before TLS (RFC 3207 §4), and the greetings of old clients and of LMTP. BDAT
-#: refuses itself outside of a transaction, and drops its octets.
-_SERVED: Final = ("BDAT", "EHLO", "HELO", "LHLO", "NOOP", "STARTTLS", "QUIT")
+#: What ``--require-tls`` serves before TLS (RFC 3207 §4), and the greetings of old clients and of LMTP.
+_SERVED: Final = ("EHLO", "HELO", "LHLO", "NOOP", "STARTTLS", "QUIT")
 
 
 def need_tls(conversation: IConversation) -> Reply | None:

@@ -12,6 +12,7 @@ import re
 from io import IncrementalNewlineDecoder
 
 _DOT = ord(".")
+_CR = ord("\r")
 _NUL = 0  # as an int: "in" takes 25 ns for it, 100 for b"\0"
 _END_LENGTH = len(b"\r\n.\r\n")
 _FIRST_END = b".\r\n"  # the CRLF of the DATA command stands before it
@@ -198,22 +199,39 @@ class DotDecoder:
 
 class ChunkDecoder:
     """
-    Cut the chunk of one BDAT command out of what arrives (RFC 3030 §2); its bytes pass as they are.
+    Cut the chunks of a message out of what arrives (RFC 3030 §2), and look for what it may not contain.
 
-    :ivar remaining: how many bytes of the chunk have not come yet.
+    Octets pass as they are; dots mean nothing. Line ends and NUL are looked at over all chunks, so a CRLF may
+    be cut by the border of two.
+
+    :ivar remaining: how many bytes of the open chunk have not come yet.
+    :ivar damaged: the first damage seen, or None. Once it is set, content is empty.
     """
 
-    __slots__ = ("_ended", "remaining")
+    __slots__ = ("_binary", "_open", "damaged", "remaining")
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, *, binary: bool = False) -> None:
         """
-        :param length: the chunk-size of the command. The first :meth:`feed` ends a chunk of 0, even without bytes.
-        :raises ValueError: if it is below 0.
+        :param binary: take any octets, and look at none (BINARYMIME, RFC 3030 §3).
+        """
+        self.remaining = 0
+        self.damaged: Damage | None = None
+        self._binary = binary
+        # True if the last octet was a CR, so that the next must be its LF.
+        self._open = False
+
+    def begin(self, length: int) -> None:
+        """
+        Open a chunk.
+
+        :param length: the chunk-size of its command; a chunk of 0 is over at once.
+        :raises ValueError: if it is below 0, or the chunk before it is not over.
         """
         if length < 0:
             raise ValueError("a chunk cannot be shorter than nothing")
+        if self.remaining:
+            raise ValueError("a chunk is open already")
         self.remaining = length
-        self._ended = False
 
     def feed(self, data: bytes, start: int = 0) -> tuple[bytes, int]:
         """
@@ -223,45 +241,17 @@ class ChunkDecoder:
         :param start: where in *data* to begin.
         :returns: ``(content, offset)``. *offset* is -1 until the end; then where in *data* the bytes after
             the chunk begin.
-        :raises ValueError: if called again after the end.
+        :raises ValueError: if no chunk is open.
         """
-        if self._ended:
+        remaining = self.remaining
+        if not remaining:
             raise ValueError("the chunk has ended")
-        content = data[start : start + self.remaining]
-        self.remaining -= len(content)
-        if self.remaining:
-            return content, -1
-        self._ended = True
-        return content, start + len(content)
-
-
-class LineEndCheck:
-    """
-    Look for damage in content that has no dots to undo: BDAT without BINARYMIME (RFC 3030 §3).
-
-    :ivar damaged: the first damage seen, or None.
-    """
-
-    __slots__ = ("_open", "damaged")
-
-    def __init__(self) -> None:
-        self.damaged: Damage | None = None
-        self._open = False
-
-    def feed(self, data: bytes) -> None:
-        """
-        Look at the next bytes.
-
-        :param data: any number of bytes, split anywhere.
-        """
-        if self.damaged is not None or not data:
-            return
-        if self._open:
-            data = b"\r" + data
-        self._open = data.endswith(b"\r")
-        if self._open:
-            data = data[:-1]
-        self.damaged = find_damage(data)
+        content = data[start : start + remaining]
+        self.remaining = remaining = remaining - len(content)
+        offset = -1 if remaining else start + len(content)
+        if self._binary:
+            return content, offset
+        return (content if self._is_clean(content) else b""), offset
 
     def finish(self) -> None:
         """
@@ -269,3 +259,15 @@ class LineEndCheck:
         """
         if self._open and self.damaged is None:
             self.damaged = Damage.BARE_CR
+
+    def _is_clean(self, content: bytes) -> bool:
+        if self.damaged is not None:
+            return False
+        if not content:
+            return True
+        looked_at = b"\r" + content if self._open else content
+        self._open = looked_at[-1] == _CR
+        if self._open:
+            looked_at = looked_at[:-1]
+        self.damaged = find_damage(looked_at)
+        return self.damaged is None

@@ -64,16 +64,19 @@ FOLLOWS: Final[Mapping[str, State]] = {
 }
 
 
-def out_of_sequence(allowed: State, state: State) -> Reply:
+def out_of_sequence(allowed: State, state: State, *, lmtp: bool = False) -> Reply:
     """
     Say what is missing when a verb comes in a state that does not allow it.
 
     :param allowed: the states of the verb.
     :param state: the state of the conversation, not among them.
+    :param lmtp: the verbs are those of LMTP (RFC 2033 §4.1).
     :returns: a 503 reply that names the step to take.
     """
     if state is State.CONNECTED:
-        return replies.SAY_HELLO
+        return replies.SAY_LHLO if lmtp else replies.SAY_HELLO
+    if state is State.CHUNKS:
+        return replies.IN_CHUNKS
     if state & TRANSACTION and not allowed & TRANSACTION:
         return replies.NESTED_MAIL
     if state is State.GREETED:

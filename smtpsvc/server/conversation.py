@@ -14,18 +14,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtpsvc.grammar import replies
-from smtpsvc.grammar.replies import Reply, SMTPError
+from smtpsvc.grammar.replies import LastReply, Reply, SMTPError
 from smtpsvc.grammar.states import State, out_of_sequence
 from smtpsvc.interfaces import IConversation
 from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, SECURING, Channel
-from smtpsvc.server.opening import Opening
-from smtpsvc.server.outcomes import deferred_of
+from smtpsvc.server.contents import Contents
+from smtpsvc.server.outcomes import LATER, deferred_of
+from smtpsvc.server.secured import Securable
 from smtpsvc.settings import Role, Settings
-from smtpsvc.values import Envelope, Peer, Recipient
+from smtpsvc.values import Abandoned, Envelope, Peer, Recipient
 
 if TYPE_CHECKING:
     from smtpsvc.server.factory import SMTPFactory
-    from smtpsvc.server.receiving import Receiver
     from smtpsvc.server.tables import Tables
     from smtpsvc.server.verbs import Verb
 
@@ -36,9 +36,12 @@ _GREETED: Final = State.GREETED.value
 _MAIL: Final = State.MAIL.value
 _RCPT: Final = State.RCPT.value
 
+#: Enough of a line to see which verb it was meant to have.
+_LONGEST_VERB: Final = 64
+
 
 @implementer(IConversation)
-class Conversation(Opening):
+class Conversation(Securable, Contents):
     """
     One client's dialogue.
 
@@ -48,7 +51,7 @@ class Conversation(Opening):
     """
 
     __slots__ = (
-        "_notes", "_send", "_state", "began", "enhanced", "envelope", "extended", "receiver", "settings", "tables",
+        "_notes", "_send", "began", "enhanced", "envelope", "extended", "settings", "tables",
     )  # fmt: skip
 
     def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
@@ -56,7 +59,6 @@ class Conversation(Opening):
         self.settings: Settings = factory.settings
         self.tables: Tables = factory.tables
         self.envelope: Envelope | None = None
-        self.receiver: Receiver | None = None
         self.extended = False
         #: True if replies carry enhanced codes.
         self.enhanced = False
@@ -119,10 +121,13 @@ class Conversation(Opening):
         verbs = self.tables.verbs
         verb = verbs.get(name) or verbs.get(name.upper())
         if verb is None:
-            self._answer(None, replies.UNKNOWN_COMMAND)
+            self.refuse_line(replies.UNKNOWN_COMMAND, line)
             return
         if not self._state & verb.allowed:
-            self._answer(verb, out_of_sequence(State(verb.allowed), State(self._state)))
+            refusal = out_of_sequence(State(verb.allowed), State(self._state), lmtp=self.tables.lmtp)
+            outcome = verb.refuse(self, argument, refusal)
+            if outcome is not LATER:
+                self._answer(verb, outcome)
             return
         try:
             value = verb.parse(argument)
@@ -144,26 +149,37 @@ class Conversation(Opening):
             outcome = self.failed(Failure(), verb.name)
         if type(outcome) is Reply:
             self._answer(verb, outcome)
-        else:
+        elif outcome is not LATER:
             self.settle(outcome, lambda value: self._settled(verb, value))
 
     def _settled(self, verb: Verb, value: Any) -> None:
         """What a verb's proceed has promised is there."""
         self._answer(verb, value if type(value) is Reply else self.judge(value, verb.name) or replies.OK)
 
-    def refuse_line(self, reply: Reply) -> None:
-        """Answer a line that is no command line: too long, or damaged."""
-        if self.pending_prompt is None:
-            self._answer(None, reply)
-        else:
-            self.end_prompt(reply)
+    def refuse_line(self, reply: Reply, line: bytes) -> None:
+        """
+        Answer a line that is no command line: too long, damaged, or of no known verb.
 
-    def _answer(self, verb: Verb | None, reply: Reply) -> None:
-        """Send the reply to a command."""
+        :param line: what has come of it.
+        """
+        if self.pending_prompt is not None:
+            self.end_prompt(reply)
+        elif line[:_LONGEST_VERB].upper().startswith(self.tables.laden):
+            # How many octets follow cannot be known, and none of them may be read as a command.
+            self._answer(None, LastReply(reply.code, reply.text, reply.enhanced))
+        else:
+            self._answer(None, reply)
+
+    def _answer(self, verb: Verb | None, reply: Reply, last: bool = True) -> None:
+        """
+        Send the reply to a command.
+
+        :param last: no other reply to it follows: one that closes the connection does so now.
+        """
         if self.mode is CLOSED:
             return
         self._send(reply.wire(self.enhanced and (verb is None or not verb.plain)))
-        if reply.closes:
+        if last and reply.closes:
             self._close(reply)
         watch = self.factory.watch.replied
         if watch is not None:
@@ -175,24 +191,6 @@ class Conversation(Opening):
         """Send a reply in its turn; a 221, 421 or 521 closes the connection after it."""
         self._answer(None, reply)
         self.channel.wake()
-
-    # TLS.
-
-    @property
-    def tls(self) -> Any:
-        """What STARTTLS begins with, or None if it is not offered."""
-        return self.factory.tls
-
-    def start_tls(self, creator: Any) -> bool:
-        """Begin TLS when the reply that is given now has been sent; False if that cannot be."""
-        if self.farewell is not None or not self.channel.start_tls(creator):
-            return False
-        self.mode = SECURING
-        return True
-
-    def channel_binding(self, kind: str) -> bytes | None:
-        """Give what binds an exchange to the connection's TLS, or None."""
-        return self.channel.channel_binding(kind)
 
     # Transactions.
 
@@ -222,8 +220,6 @@ class Conversation(Opening):
         """MAIL was taken."""
         self.envelope = envelope
         self._state = _MAIL
-        if envelope.forwarded is not None:
-            self.peer.forwarded = None
         if self.factory.watch.message is not None:
             self.began = self.factory.clock.seconds()
 
@@ -241,6 +237,9 @@ class Conversation(Opening):
         """
         envelope, self.envelope = self.envelope, None
         self.peer.forwarded = None
+        if self.receiver is not None:
+            # Between two chunks.
+            self._abort(Failure(Abandoned("the client has begun anew")))
         if upgraded:
             # RFC 3207 §4.2.
             self.logout()
@@ -258,33 +257,6 @@ class Conversation(Opening):
             return None
         deferred = deferred_of(outcome)
         return None if deferred is None else deferred.addErrback(self.discard)
-
-    # Content.
-
-    def answer_message(self, reply: Reply) -> None:
-        """Send the reply to a message that has ended."""
-        self._answer(self.tables.data, reply)
-
-    def content_received(self, data: bytes, start: int) -> int:
-        """
-        Take content.
-
-        :param data: what has been read; content from *start*.
-        :returns: the offset up to which it was taken.
-        """
-        receiver = self.receiver
-        assert receiver is not None
-        return receiver.feed(data, start)
-
-    def receive(self, receiver: Receiver) -> None:
-        """What comes next is content, for *receiver*."""
-        self.receiver = receiver
-        self.mode = CONTENT if self.farewell is None else PARTING
-
-    def received(self) -> None:
-        """The content is over; command lines come next."""
-        self.receiver = None
-        self.mode = LINES if self.farewell is None else PARTING
 
     # The end.
 
@@ -337,6 +309,11 @@ class Conversation(Opening):
         self._answer(None, reply)
         self._close(reply)
 
+    def hang_up(self, reply: Reply) -> None:
+        """Close behind what was sent, of which *reply* is the reason."""
+        if self.mode is not CLOSED:
+            self._close(reply)
+
     def _close(self, reply: Reply) -> None:
         self.mode = CLOSED
         if self.receiver is not None:
@@ -365,8 +342,3 @@ class Conversation(Opening):
         watch = self.factory.watch.disconnected
         if watch is not None:
             watch(self.peer, reason)
-
-    def _abort(self, reason: Failure) -> None:
-        receiver, self.receiver = self.receiver, None
-        if receiver is not None:
-            receiver.abort(reason)

@@ -8,7 +8,7 @@ conversation wait, and only then is an object made for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -18,6 +18,9 @@ from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.values import Peer
 
 log = Logger()
+
+#: What a verb's ``proceed`` gives when it sends the reply itself, later.
+LATER: Final = object()
 
 #: Takes what a hook gave: None, a Reply, another value, or the Failure of what it raised.
 Then = Callable[[Any], None]
@@ -119,19 +122,27 @@ class _Gathered(Deferred[list[Any]]):
     """Waits for several Deferreds. To cancel it is a request to them; what they make of it is still waited for."""
 
     waits: Sequence[Wait | None] = ()
+    cancelled = False
 
     def cancel(self) -> None:
         """Ask all that are pending to stop."""
+        self.cancelled = True
         for wait in self.waits:
             if wait is not None:
                 wait.deferred.cancel()
 
 
-def gather(outcomes: Sequence[Any], each: Callable[[Any], Any] = lambda value: value) -> Deferred[list[Any]]:
+def gather(
+    outcomes: Sequence[Any],
+    each: Callable[[Any], Any] = lambda value: value,
+    came: Callable[[int, Any], object] = lambda index, result: None,
+) -> Deferred[list[Any]]:
     """
     Settle several outcomes side by side.
 
     :param each: turns a value or Failure into a result.
+    :param came: told the place of each result, and the result, as soon as it is known; of none after a
+        cancellation.
     :returns: a Deferred of the results, in order. Cancelling it cancels those that are pending, and
         it fires when all have ended.
     """
@@ -145,9 +156,14 @@ def gather(outcomes: Sequence[Any], each: Callable[[Any], Any] = lambda value: v
     def settled(index: int, value: Any) -> None:
         results[index] = each(value)
         open_waits.discard(index)
+        if not done.cancelled:
+            came(index, results[index])
         if not open_waits and not done.called:
             done.callback(results)
 
+    for index, wait in enumerate(waits):
+        if wait is None:
+            came(index, results[index])
     for index in sorted(open_waits):
         wait = waits[index]
         assert wait is not None

@@ -314,7 +314,7 @@ class SMTPProtocol(Securing, Timed, Protocol):
         else:
             wrong = line_fault(line, self._line_limit(line))
             if wrong is not None:
-                conversation.refuse_line(wrong)
+                conversation.refuse_line(wrong, line)
             elif conversation.mode is PROMPT:
                 conversation.prompted(line)
             else:
@@ -332,7 +332,7 @@ class SMTPProtocol(Securing, Timed, Protocol):
             if wrong is None:
                 return rest
             self._skipping = True
-            self.conversation.refuse_line(wrong)
+            self.conversation.refuse_line(wrong, rest)
         # Up to the next CRLF all belongs to the refused line; its CR may have come.
         return b"\r" if rest[-1] == _CR else b""
 

@@ -5,18 +5,21 @@ Receiving a message: decoder, limits and delivery, with backpressure.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar import replies
-from smtpsvc.grammar.content import DotDecoder
+from smtpsvc.grammar.content import Damage, DotDecoder
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.grammar.trace import Received, date_time, with_protocol
 from smtpsvc.interfaces import IDelivery
-from smtpsvc.server.outcomes import deferred_of, fold, gather
+from smtpsvc.server.channel import CLOSED
+from smtpsvc.server.outcomes import deferred_of
+from smtpsvc.server.results import Ending
 from smtpsvc.settings import BareNewline
+from smtpsvc.values import Body
 
 if TYPE_CHECKING:
     from smtpsvc.server.conversation import Conversation
@@ -24,7 +27,20 @@ if TYPE_CHECKING:
 
 def data(conversation: Conversation, _: None) -> Any:
     """DATA: ask the session for a delivery, then ask the client for the content (RFC 5321 §4.1.1.4)."""
-    return conversation.call(partial(_begin, conversation), conversation.session.data, conversation.envelope)
+    envelope = conversation.envelope
+    assert envelope is not None
+    if envelope.mail_params and envelope.mail_params.get("BODY") is Body.BINARY_MIME:
+        # RFC 3030 §3: lines cannot carry it.
+        return replies.BINARY_NEEDS_BDAT
+    try:
+        delivery = conversation.session.data(envelope)
+    except Exception:
+        delivery = Failure()
+    deferred = deferred_of(delivery)
+    if deferred is None:
+        return _begin(conversation, delivery)
+    begin, late = partial(_begin, conversation), partial(abort_late, conversation)
+    return conversation.call(begin, lambda: deferred, late=late)
 
 
 def _begin(conversation: Conversation, delivery: Any) -> Reply:
@@ -34,6 +50,16 @@ def _begin(conversation: Conversation, delivery: Any) -> Reply:
     normalize = conversation.settings.bare_newline is BareNewline.NORMALIZE
     conversation.receive(Receiver(conversation, delivery, DotDecoder(normalize=normalize)))
     return replies.START_MAIL
+
+
+def abort_late(conversation: Conversation, delivery: Any) -> None:
+    """Take what the session's ``data`` gives when nobody waits for it any more: a delivery is aborted."""
+    if delivery is None or isinstance(delivery, (Reply, Failure)):
+        conversation.discard(delivery)
+        return
+    gone = conversation.mode is CLOSED
+    reason = ConnectionLost() if gone else SMTPError(replies.HOOK_TIMED_OUT)
+    conversation.background(lambda: delivery.abort(Failure(reason)))
 
 
 def check_delivery(conversation: Conversation, delivery: Any) -> Reply | None:
@@ -54,17 +80,36 @@ def check_delivery(conversation: Conversation, delivery: Any) -> Reply | None:
     return None
 
 
-class Receiver:
+class Receiving(Protocol):
+    """What a conversation needs of whatever takes content."""
+
+    def feed(self, data: bytes, start: int) -> int:
+        """Take content, and give the offset behind it."""
+
+    def abort(self, reason: Failure) -> None:
+        """The rest will not come."""
+
+
+class Decoder(Protocol):
+    """What a receiver needs of the decoders of :mod:`smtpsvc.grammar.content`."""
+
+    damaged: Damage | None
+
+    def feed(self, data: bytes, start: int) -> tuple[bytes, int]:
+        """Give content, and the offset behind what is received, or -1 before its end."""
+
+
+class Receiver(Ending):
     """
     Takes the content of one message and brings it to its delivery.
 
-    :param decoder: has ``feed(data, start)``, which gives content and the offset behind the
-        message (-1 before its end), and ``damaged``.
+    :param delivery: None if the message is refused already.
+    :param decoder: takes content out of what arrives.
     """
 
-    __slots__ = ("conversation", "decoder", "delivery", "envelope", "limit", "refusal", "size")
+    __slots__ = ("decoder", "delivery", "limit", "refusal")
 
-    def __init__(self, conversation: Conversation, delivery: Any, decoder: DotDecoder) -> None:
+    def __init__(self, conversation: Conversation, delivery: Any, decoder: Decoder) -> None:
         assert conversation.envelope is not None
         self.conversation = conversation
         self.envelope = conversation.envelope
@@ -90,10 +135,10 @@ class Receiver:
                     self.conversation.settle(pending, lambda value: self._written(value, end >= 0))
                     return end if end >= 0 else len(data)
             elif self.decoder.damaged:
-                self._refuse(self._damage())
+                self.refuse(self.damage())
         if end < 0:
             return len(data)
-        self._end()
+        self.end()
         return end
 
     def _write(self, content: bytes) -> Any:
@@ -101,7 +146,7 @@ class Receiver:
         first = not self.size
         self.size += len(content)
         if self.limit and self.size > self.limit:
-            self._refuse(replies.TOO_BIG)
+            self.refuse(replies.TOO_BIG)
             return None
         if first:
             content = self._trace() + content
@@ -114,20 +159,21 @@ class Receiver:
 
     def _written(self, value: Any, ended: bool) -> None:
         """A write was settled."""
-        if value is not None and self.refusal is None:
+        if value is not None and self.refusal is None and self.delivery is not None:
             reply = self.conversation.judge(value, self.delivery.write)
             if reply is not None:
-                self._refuse(reply if not reply.positive else replies.LOCAL_ERROR)
+                self.refuse(reply if not reply.positive else replies.LOCAL_ERROR)
         if ended:
-            self._end()
+            self.end()
 
-    def _damage(self) -> Reply:
+    def damage(self) -> Reply:
+        """Word the refusal of what the decoder has found."""
         damage = self.decoder.damaged
         if damage == "NUL":
             return Reply(550, "NUL in message", "5.5.2")
         return Reply(550, f"{damage} in message; lines must end in CRLF", "5.5.2")
 
-    def _refuse(self, reply: Reply) -> None:
+    def refuse(self, reply: Reply) -> None:
         """Drop what comes; say why at the end."""
         self.refusal = reply
         delivery, self.delivery = self.delivery, None
@@ -147,6 +193,7 @@ class Receiver:
                 host=peer.host,
                 by=settings.hostname,
                 protocol=with_protocol(
+                    lmtp=conversation.tables.lmtp,
                     extended=conversation.extended,
                     tls=secure,
                     authenticated=peer.account is not None,
@@ -160,7 +207,7 @@ class Receiver:
         only = recipients[0].address if len(recipients) == 1 else None
         return received.line(envelope.id, only, date_time(conversation.factory.wall_clock()))
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """The content is complete."""
         if self.refusal is None and not self.size:
             # An empty message is a message: it has its trace header, and was never written.
@@ -178,77 +225,18 @@ class Receiver:
         """The content is complete, and the last write was settled."""
         conversation = self.conversation
         self._written(value, False)
+        if conversation.mode is CLOSED:
+            # The connection was lost within the last write.
+            return
         conversation.received()
         if self.refusal is not None:
             if self.refusal is replies.TOO_BIG and self.decoder.damaged:
                 # Which is found first depends on how the octets came; the reply does not.
-                self.refusal = self._damage()
-            self._finished(self.refusal)
+                self.refusal = self.damage()
+            self.conclude(self.refusal)
             return
         delivery, self.delivery = self.delivery, None
-        try:
-            outcome = delivery.finish()
-        except Exception:
-            outcome = Failure()
-        conversation.settle(outcome, self._settled, late=self._finished_late)
-
-    def _settled(self, value: Any) -> None:
-        """What finish() gave has come: one outcome, or one for each recipient."""
-        if isinstance(value, (list, tuple)):
-            self._settle_each(value)
-        else:
-            self._finished(value)
-
-    def _settle_each(self, outcomes: Any) -> None:
-        conversation = self.conversation
-        if len(outcomes) != len(self.envelope.recipients):
-            wrong = f"finish() gave {len(outcomes)} outcomes for {len(self.envelope.recipients)} recipients"
-            for outcome in outcomes:
-                deferred = deferred_of(outcome)
-                if deferred is not None:
-                    deferred.addErrback(lambda _: None)
-            self._finished(Failure(ValueError(wrong)))
-            return
-        conversation.settle(gather(outcomes), self._finished_each, late=self._finished_late)
-
-    def _finished_each(self, values: Any) -> None:
-        """Each recipient's outcome has come, or the Failure of all."""
-        if not isinstance(values, list):
-            self._finished(values)
-            return
-        self._finished(fold([self.conversation.judge(value, "finish") for value in values]))
-
-    def _finished(self, value: Any) -> None:
-        """The message is kept or refused: end the transaction, then say so."""
-        conversation = self.conversation
-        envelope = self.envelope
-        reply = conversation.judge(value, "finish")
-        if reply is None:
-            reply = replies.taken(envelope.id)
-        watch = conversation.factory.watch.message
-        if watch is not None:
-            seconds = conversation.factory.clock.seconds() - conversation.began
-            watch(envelope, self.size, seconds, [reply] * len(envelope.recipients))
-        pending = conversation.begin_again()
-        if pending is None:
-            conversation.answer_message(reply)
-        else:
-            conversation.settle(pending, lambda _: conversation.answer_message(reply))
-
-    def _finished_late(self, value: Any) -> None:
-        """The client was told 451, or is gone: whatever became of the message is for the log."""
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(one, Failure) and one.check(CancelledError) for one in values):
-            what = "given up"
-        else:
-            reply = fold([self.conversation.judge(one, "finish") for one in values])
-            what = "kept" if reply is None else "refused"
-        self.conversation.factory.log.info(
-            "{peer_id}: message {id} was {what} after its client had been told otherwise or was gone",
-            peer_id=self.conversation.peer.id,
-            id=self.envelope.id,
-            what=what,
-        )
+        self.finish(delivery)
 
     def abort(self, reason: Failure) -> None:
         """The rest of the content will not come."""

@@ -25,7 +25,9 @@ from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import ANY
 from smtpsvc.interfaces import ISecured
 from smtpsvc.server.channel import CLOSED, LINES, PARTING, SECURING, WAITING
+from smtpsvc.server.hooks import Hooks
 from smtpsvc.server.tables import Tables
+from smtpsvc.server.verbs import Verb
 from smtpsvc.values import TLSInfo
 
 if TYPE_CHECKING:
@@ -140,6 +142,28 @@ class Securing:
         return None if self.tls is None else channel_binding(self.tls, kind)
 
 
+class Securable(Hooks):
+    """The part of a conversation that may begin TLS."""
+
+    __slots__ = ()
+
+    @property
+    def tls(self) -> Any:
+        """What STARTTLS begins with, or None if it is not offered."""
+        return self.factory.tls
+
+    def start_tls(self, creator: Any) -> bool:
+        """Begin TLS when the reply that is given now has been sent; False if that cannot be."""
+        if self.farewell is not None or not self.channel.start_tls(creator):
+            return False
+        self.mode = SECURING
+        return True
+
+    def channel_binding(self, kind: str) -> bytes | None:
+        """Give what binds an exchange to the connection's TLS, or None."""
+        return self.channel.channel_binding(kind)
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class _Careful:
     """
@@ -202,11 +226,15 @@ def greet(conversation: Conversation, greeting: Reply) -> None:
 
 def bar(conversation: Conversation, reply: Reply) -> None:
     """Answer every further command with a refusal, but QUIT (RFC 3207 §4.1)."""
+
+    def barred(verb: Verb) -> Verb:
+        def proceed(conversation: Conversation, argument: bytes) -> Any:
+            return verb.refuse(conversation, argument, reply)
+
+        return replace(verb, allowed=int(ANY), parse=bytes, proceed=proceed, refused=verb.refused and verb.refuse)
+
     tables: Tables = copy(conversation.tables)
-    tables.verbs = {
-        name: verb if name == b"QUIT" else replace(verb, allowed=int(ANY), parse=bytes, proceed=lambda *_: reply)
-        for name, verb in tables.verbs.items()
-    }
+    tables.verbs = {name: verb if name == b"QUIT" else barred(verb) for name, verb in tables.verbs.items()}
     conversation.tables = tables
 
 

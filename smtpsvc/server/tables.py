@@ -48,7 +48,9 @@ class Tables:
 
         mail_params, self._mail_checks = self._params("mail")
         rcpt_params, self._rcpt_checks = self._params("rcpt")
-        core = core_verbs(mail_params, rcpt_params, lenient=settings.lenient_paths)
+        #: True if the listener speaks LMTP.
+        self.lmtp = role is Role.LMTP
+        core = core_verbs(mail_params, rcpt_params, lenient=settings.lenient_paths, lmtp=self.lmtp)
         named: dict[str, Verb] = dict(core)
         claimed = dict.fromkeys(core, "the server")
         for extension in self.extensions:
@@ -62,14 +64,17 @@ class Tables:
             for name, verb in self._guarded(self._checked(named)).items()
         }
 
-        #: The row of DATA, for the reply to a message.
-        self.data = self.verbs[b"DATA"]
+        #: The verbs that bring octets of their own.
+        self.laden = tuple(name for name, verb in self.verbs.items() if verb.refused is not None)
 
-        one_each = backend.per_recipient and role is not Role.LMTP
+        one_each = backend.per_recipient and not self.lmtp
         self.max_recipients = 1 if one_each else settings.limits.recipients
         #: The reply to one recipient too many.
         self.one_more = replies.ONE_RECIPIENT_EACH if one_each else replies.TOO_MANY_RECIPIENTS
-        self.greeting = PlainReply(220, f"{settings.hostname} {settings.banner}".rstrip())
+        banner = settings.banner
+        if self.lmtp and banner.startswith("ESMTP "):
+            banner = "L" + banner.removeprefix("ES")
+        self.greeting = PlainReply(220, f"{settings.hostname} {banner}".rstrip())
         served = [name for name, verb in named.items() if verb.listed]
         self.help = Reply(214, f"Commands: {' '.join(sorted(served))}\nSee RFC 5321", "2.0.0")
         self._hello = PlainReply(250, settings.hostname)
@@ -124,6 +129,13 @@ class Tables:
             if refusal is not None:
                 return refusal
         return None
+
+    def full(self, envelope: Envelope) -> Reply | None:
+        """Refuse one recipient more, unless each of them will get a reply and there is room for all."""
+        if not envelope.each_answered:
+            return self.one_more
+        limit = self.settings.limits.recipients
+        return replies.TOO_MANY_RECIPIENTS if len(envelope.recipients) >= limit else None
 
     def trusts(self, peer: Peer) -> bool:
         """True if whoever gives *peer*'s commands is one of ``settings.trusted_proxies``."""
@@ -181,7 +193,9 @@ def _checked(verb: Verb, check: Check) -> Verb:
 
     def proceed(conversation: Conversation, value: Any) -> Any:
         refusal = check(conversation, value)
-        return verb.proceed(conversation, value) if refusal is None else refusal
+        if refusal is None:
+            return verb.proceed(conversation, value)
+        return refusal if verb.refused is None else verb.refused(conversation, value, refusal)
 
     return replace(verb, proceed=proceed)
 
@@ -192,16 +206,17 @@ def _guarded(verb: Verb, guard: Guard) -> Verb:
     def proceed(conversation: Conversation, argument: bytes) -> Any:
         refusal = guard(conversation)
         if refusal is not None:
-            return refusal
+            return verb.refuse(conversation, argument, refusal)
         if not conversation.state & verb.allowed:
-            return out_of_sequence(State(verb.allowed), conversation.state)
+            refusal = out_of_sequence(State(verb.allowed), conversation.state, lmtp=conversation.tables.lmtp)
+            return verb.refuse(conversation, argument, refusal)
         try:
             value = verb.parse(argument)
         except ValueError as problem:
             return Reply(501, str(problem), "5.5.4")
         return verb.proceed(conversation, value)
 
-    return replace(verb, allowed=ANY, parse=bytes, proceed=proceed)
+    return replace(verb, allowed=ANY, parse=bytes, proceed=proceed, refused=verb.refused and verb.refuse)
 
 
 def _claim(claimed: dict[str, str], name: str, extension: Any, what: str) -> None:

@@ -26,7 +26,7 @@ from smtpsvc.grammar.commands import (
     parse_verify,
     remembering,
 )
-from smtpsvc.grammar.replies import Reply, UTF8Reply
+from smtpsvc.grammar.replies import Reply, SMTPError, UTF8Reply
 from smtpsvc.grammar.states import ALLOWED, ANY, NOT_SERVED, State
 from smtpsvc.interfaces import IVerifier
 from smtpsvc.server.receiving import data
@@ -55,6 +55,9 @@ class Verb:
     :param plain: its replies carry no enhanced status code (RFC 2034 §4).
     :param listed: HELP names it.
     :param name: filled in by the factory.
+    :param refused: for a verb that brings octets of its own, which nobody may take for commands: called with
+        the conversation, the value and the reply when the command is refused before its *proceed*, and gives
+        what *proceed* may give. Its *parse* raises nothing but :class:`~smtpsvc.grammar.replies.SMTPError`.
     """
 
     allowed: State | int
@@ -63,10 +66,25 @@ class Verb:
     plain: bool = False
     listed: bool = True
     name: str = ""
+    refused: Callable[[Any, Any, Reply], Any] | None = None
+
+    def refuse(self, conversation: Conversation, argument: bytes, reply: Reply) -> Any:
+        """
+        Give the answer to a command that is refused before its syntax was looked at.
+
+        :returns: what *proceed* may give.
+        """
+        if self.refused is None or reply.closes:
+            return reply
+        try:
+            value = self.parse(argument)
+        except SMTPError as error:
+            return error.reply
+        return self.refused(conversation, value, reply)
 
 
 def hello(conversation: Conversation, name: str, *, extended: bool) -> Any:
-    """EHLO and HELO: ask the session; on consent begin anew and announce (RFC 5321 §4.1.1.1)."""
+    """EHLO, HELO and LHLO: ask the session; on consent begin anew and announce (RFC 5321 §4.1.1.1)."""
 
     def accepted(reply: Reply) -> Any:
         if not reply.positive:
@@ -116,7 +134,9 @@ def rcpt(conversation: Conversation, path: Path) -> Any:
         return replies.RECIPIENT_NOT_ASCII
     if len(envelope.recipients) >= conversation.tables.max_recipients:
         # RFC 5321 §4.5.3.1.10: 452, so that the client sends the rest in another transaction.
-        return conversation.tables.one_more
+        full = conversation.tables.full(envelope)
+        if full is not None:
+            return full
     recipient = Recipient(path.address, params)
     if params:
         refusal = conversation.tables.check_rcpt(conversation, envelope, recipient)
@@ -188,7 +208,7 @@ def not_served(conversation: Conversation, _: bytes) -> Reply:
 
 
 def core_verbs(
-    mail_params: dict[str, Parser], rcpt_params: dict[str, Parser], *, lenient: bool = False
+    mail_params: dict[str, Parser], rcpt_params: dict[str, Parser], *, lenient: bool = False, lmtp: bool = False
 ) -> dict[str, Verb]:
     """
     Make the rows of the core verbs.
@@ -196,10 +216,9 @@ def core_verbs(
     :param mail_params: parsers for the parameters of MAIL that the extensions bring.
     :param rcpt_params: the same for RCPT.
     :param lenient: let odd paths pass.
+    :param lmtp: LHLO takes the place of EHLO and HELO (RFC 2033 §4.1).
     """
     rows: dict[str, tuple[Callable[[bytes], Any], Callable[[Any, Any], Any]]] = {
-        "EHLO": (parse_name, partial(hello, extended=True)),
-        "HELO": (parse_name, partial(hello, extended=False)),
         "MAIL": (remembering(partial(parse_mail, parsers=mail_params, lenient=lenient)), mail),
         "RCPT": (remembering(partial(parse_rcpt, parsers=rcpt_params, lenient=lenient)), rcpt),
         "DATA": (parse_nothing, data),
@@ -210,9 +229,8 @@ def core_verbs(
         "EXPN": (parse_verify, expn),
         "HELP": (parse_optional_text, help),
     }
-    verbs = {
-        name: Verb(ALLOWED[name], parse, proceed, plain=name in ("EHLO", "HELO"))
-        for name, (parse, proceed) in rows.items()
-    }
+    verbs = {name: Verb(ALLOWED[name], parse, proceed) for name, (parse, proceed) in rows.items()}
+    for name, extended in {"LHLO": True}.items() if lmtp else {"EHLO": True, "HELO": False}.items():
+        verbs[name] = Verb(ALLOWED["EHLO"], parse_name, partial(hello, extended=extended), plain=True)
     verbs.update((name, Verb(ANY, bytes, not_served, listed=False)) for name in NOT_SERVED)
     return verbs

@@ -1,0 +1,82 @@
+"""
+Content: the part of a conversation that takes what is no command line, and answers it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from twisted.python.failure import Failure
+
+from smtpsvc.grammar.replies import Reply
+from smtpsvc.grammar.states import State
+from smtpsvc.server.channel import CONTENT, LINES, PARTING, Channel
+from smtpsvc.server.opening import Opening
+from smtpsvc.values import Peer
+
+if TYPE_CHECKING:
+    from smtpsvc.server.factory import SMTPFactory
+    from smtpsvc.server.receiving import Receiving
+    from smtpsvc.server.verbs import Verb
+
+_CHUNKS: Final = State.CHUNKS.value
+
+
+class Contents(Opening):
+    """The part of a conversation that has a receiver: while content comes, and between two chunks of it."""
+
+    __slots__ = ("_state", "receiver")
+
+    _state: int
+
+    def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
+        super().__init__(channel, factory, peer)
+        self.receiver: Receiving | None = None
+
+    if TYPE_CHECKING:
+
+        def _answer(self, verb: Verb | None, reply: Reply, last: bool = True) -> None: ...
+
+    def answer_message(self, reply: Reply, verb: bytes = b"DATA", last: bool = True) -> None:
+        """
+        Send a reply to what has been received.
+
+        :param verb: that brought it.
+        :param last: no other reply to it follows; a connection is not closed by one before the last.
+        """
+        self._answer(self.tables.verbs[verb], reply, last)
+
+    def content_received(self, data: bytes, start: int) -> int:
+        """
+        Take content.
+
+        :param data: what has been read; content from *start*.
+        :returns: the offset up to which it was taken.
+        """
+        receiver = self.receiver
+        assert receiver is not None
+        return receiver.feed(data, start)
+
+    def receive(self, receiver: Receiving) -> None:
+        """What comes next is content, for *receiver*."""
+        self.receiver = receiver
+        self.mode = CONTENT if self.farewell is None else PARTING
+
+    def received(self) -> None:
+        """The content is over; command lines come next."""
+        self.receiver = None
+        self.mode = LINES if self.farewell is None else PARTING
+
+    def begin_chunks(self, receiver: Receiving) -> None:
+        """The message comes in chunks (RFC 3030), all of them for *receiver*."""
+        self.receiver = receiver
+        self._state = _CHUNKS
+
+    def end_chunk(self) -> None:
+        """A chunk is over, and the message is not; command lines come next."""
+        self.mode = LINES if self.farewell is None else PARTING
+
+    def _abort(self, reason: Failure) -> None:
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.abort(reason)
