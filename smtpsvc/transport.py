@@ -72,9 +72,12 @@ class _Plain(FileDescriptor):
             return
         try:
             sent = self.socket.send(data)
-        except OSError:
-            # Full, or gone: which, the next write event tells; nothing is lost from inside a call.
+        except BlockingIOError:
             sent = 0
+        except OSError:
+            # The next event tells; nothing is lost from inside a call.
+            sent = 0
+            self._broken = True
         if sent < len(data):
             FileDescriptor.write(self, data[sent:] if sent else data)
         elif self.producer is not None and not self.streamingProducer:
@@ -102,6 +105,8 @@ class DirectServer(tcp.Server):
 
     #: True while data is delivered to the protocol: what is written waits for its end.
     delivering = False
+    # True when a send has failed: the error that recv would have given is spent, and it gives an end.
+    _broken = False
     _mask = 0
     _read_size = _PLAIN_READ
 
@@ -220,7 +225,7 @@ class DirectServer(tcp.Server):
         except OSError:
             return main.CONNECTION_LOST
         if not data:
-            return main.CONNECTION_DONE
+            return main.CONNECTION_LOST if self._broken else main.CONNECTION_DONE
         self.delivering = True
         try:
             self.protocol.dataReceived(data)

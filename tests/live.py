@@ -161,6 +161,7 @@ tlsmgr    unix  - - n 1000? 1 tlsmgr
 anvil     unix  - - n - 1 anvil
 scache    unix  - - n - 1 scache
 postlog   unix-dgram n - n - 1 postlogd
+smtpd     unix  n - n - - smtpd
 """
 
 
@@ -168,7 +169,8 @@ class Postfix:
     """
     A Postfix of our own: its own configuration, queue and log; it listens nowhere.
 
-    Mail is handed to it by its ``sendmail`` and sent on by its real client.
+    Mail is handed to it by its ``sendmail``, or by SMTP over the unix socket :attr:`socket`, and sent
+    on by its real client.
 
     :param settings: lines of ``main.cf``.
     :raises SkipTest: if it is not installed, or may not be started by this user.
@@ -209,7 +211,10 @@ class Postfix:
         }
         (conf / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
         (conf / "master.cf").write_text(_MASTER_CF)
+        # While main.cf looks as if it were being written, Postfix waits before it reads it.
+        os.utime(conf / "main.cf", (0, 0))
         self.conf = str(conf)
+        self.socket = str(queue / "public" / "smtpd")
         run(need("postfix"), "-c", self.conf, "start")
 
     def send(self, sender: str, recipients: list[str], message: bytes, *options: str) -> None:

@@ -37,7 +37,7 @@ class OpenSSLTests(ClientTestCase):
             need("openssl"), "s_client", "-connect", f"127.0.0.1:{server.ports()[1]}", "-CAfile", self.ca, "-quiet",
             "-verify_return_error", input=b"QUIT\r\n",
         )  # fmt: skip
-        self.assertEqual(done.stdout, b"220 mx.example ESMTP smtpsvc\r\n221 2.0.0 Bye\r\n")
+        self.assertEqual(done.stdout, b"220 mx.example ESMTP smtpsvc\r\n221 Bye\r\n")
 
     def test_old_versions(self) -> None:
         """TLS 1.0 and 1.1 are refused, each with one line in the log."""
@@ -51,7 +51,6 @@ class OpenSSLTests(ClientTestCase):
     def logs_one_line(self, server: Server, before: int, words: str) -> None:
         """Check that the log has one line more than before, and that it has *words*."""
         until(lambda: server.log.read_text().count("\n") > before, "a line in the log")
-        server.stop() if False else None
         [line] = server.log.read_text().splitlines()[before:]
         self.assertIn(words, line)
 
@@ -112,12 +111,11 @@ class OpenSSLTests(ClientTestCase):
         server = self.serve(*self.tls())
         for version in ("-tls1_2", "-tls1_3"):
             with self.subTest(version):
-                session = str(self.home / "session")
-                say = b"NOOP\r\nQUIT\r\n"
-                self.s_client(server.port, version, "-sess_out", session, "-crlf", "-ign_eof", say=say)
-                said = self.s_client(server.port, version, "-sess_in", session, "-crlf", "-ign_eof", say=say)
-                self.assertIn("Verify return code: 0", said)
-                self.assertIn("221 2.0.0 Bye", said)
+                session, say = str(self.home / "session"), b"NOOP\r\nQUIT\r\n"
+                self.s_client(server.port, version, "-ign_eof", "-sess_out", session, say=say)
+                said = self.s_client(server.port, version, "-ign_eof", "-sess_in", session, say=say)
+                self.assertIn("\nReused, TLSv1.", said)
+                self.assertIn("221 Bye", said)
 
     def test_plaintext(self) -> None:
         """A client that speaks SMTP where TLS comes first is turned away, with one line in the log."""

@@ -53,7 +53,7 @@ class RoleTests(SynchronousTestCase):
         cases: list[tuple[Any, ...]] = [
             ("25", Role.SMTP, {}),
             ("25", Role.LMTP, {}),
-            ("unix:/tmp/x", Role.LMTP, {}),
+            ("unix:/run/x", Role.LMTP, {}),
             ("25", Role.SMTP, {"certificates": True, "require_tls": True}),
             ("implicit-tls:25", Role.SMTP, {"certificates": True}),
             ("25", submission, {"certificates": True, "logins": True}),
@@ -96,7 +96,7 @@ class PrefixTests(SynchronousTestCase):
 
     def test_prefix(self) -> None:
         """It makes TLS come first, on any endpoint and behind haproxy:."""
-        for text in ("implicit-tls:0", "implicit-tls:tcp:0", "haproxy:implicit-tls:0", "IMPLICIT-TLS:unix:/tmp/x"):
+        for text in ("implicit-tls:0", "implicit-tls:tcp:0", "haproxy:implicit-tls:0", "IMPLICIT-TLS:unix:/run/x"):
             with self.subTest(text):
                 listener = parse_listener(text, reactor)
                 self.assertTrue(listener.implicit_tls)

@@ -222,8 +222,9 @@ class Client:
 
     def segments(self) -> int:
         """Count the TCP segments that have come."""
-        found: tuple[int] = struct.unpack_from("I", self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 140)
-        return found[0]
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        count: int = struct.unpack_from("I", info, 140)[0]
+        return count
 
 
 class TransportTestCase(TestCase):
@@ -255,7 +256,9 @@ class TransportTestCase(TestCase):
             self.assertEqual((len(served.reasons), served.inside), (1, []), served.events)
         self.assertEqual(nests(), [])
 
-    def open(self, half: bool = False, listen: Callable[..., Any] | None = None, **script: Callable[[Any], object]) -> Any:
+    def open(
+        self, half: bool = False, listen: Callable[..., Any] | None = None, **script: Callable[[Any], object]
+    ) -> Any:
         """Open a port whose connections follow *script*."""
 
         class Making(Factory):
