@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ISASLMechanism,
         ISecured,
         ISession,
+        IStorage,
         IVerifier,
     )
     from smtpsvc.parameters import ByMode, DeliverBy, Notify, OriginalRecipient, Ret, RRVSAction, ValidSince
@@ -82,6 +83,7 @@ __all__ = [
     "ISASLMechanism",
     "ISecured",
     "ISession",
+    "IStorage",
     "IVerifier",
     "Limits",
     "MailService",

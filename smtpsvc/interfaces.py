@@ -65,6 +65,21 @@ class IBackend(Interface):
         """
 
 
+class IStorage(Interface):
+    """Optional on a backend: knows how much room there is where it keeps mail."""
+
+    def free_space() -> int | None:
+        """
+        Tell how much could still be kept.
+
+        Called at MAIL, at most once a second, if ``settings.limits.min_free_space`` is not 0. With less
+        than that, or less beyond it than the client declared (SIZE), the MAIL is answered 452 4.3.1, and
+        the session is not asked. It cannot wait.
+
+        :returns: in bytes, or None if that is not known: mail is taken then.
+        """
+
+
 class IConnection(Interface):
     """What a session may do with its connection at any time."""
 

@@ -73,6 +73,13 @@ PARAMETERS = (
         _count,
     ),
     Parameter("max-line-length", "limits.line_length", "Refuse longer command lines; bytes, 512 at least.", _count),
+    Parameter(
+        "min-free-space",
+        "limits.min_free_space",
+        "Refuse mail that would leave less room on the disk; bytes, or with K, M or G. 0 is no limit.",
+        parse_size,
+        format_size,
+    ),
     Parameter("timeout", "limits.command_timeout", "Wait so many seconds for a command.", _seconds, _show_seconds),
     Parameter(
         "data-timeout",

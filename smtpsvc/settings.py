@@ -82,6 +82,8 @@ class Limits:
     recipient_domains: int = 0
     #: Longest command line with its CRLF; RFC 5321 §4.5.3.1.4 asks for 512 at least.
     line_length: int = 2000
+    #: Room that a message must leave on the disk, where the backend knows it; 0 for no limit (RFC 1870 §6.1).
+    min_free_space: int = 64 * MIB
     #: Wait for a command (RFC 5321 §4.5.3.2.7 asks for 300 at least).
     command_timeout: float = 300.0
     #: Wait for the next piece of a message (RFC 5321 §4.5.3.2.5).
@@ -105,6 +107,7 @@ class Limits:
             "--max-line-length",
             f"{self.line_length} is below the 512 octets that RFC 5321 promises to clients",
         )
+        _check(self.min_free_space >= 0, "--min-free-space", "a size below 0 has no meaning; 0 is no limit")
         _check(self.command_timeout > 0, "--timeout", "a wait must be longer than 0 seconds")
         _check(self.data_timeout > 0, "--data-timeout", "a wait must be longer than 0 seconds")
         _check(self.hook_timeout > 0, "hook_timeout", "a wait must be longer than 0 seconds")

@@ -131,6 +131,7 @@ class DirectServer(tcp.Server):
             self.startReading()
         except OSError:
             self._nest.leave(self)
+            sock.close()
             raise
         self.connected = 1
 

@@ -81,6 +81,7 @@ def describe(peer: Peer) -> dict[str, Any]:
         "tls": "" if tls is None else tls.version,
         "sni": "" if tls is None else tls.sni,
         "tls_of_proxy": tls is not None and tls.proxied,
+        "name_of_proxy": "" if tls is None else tls.common_name,
         "certificate": "" if certificate is None else certificate.subject.rfc4514_string(),
     }
 

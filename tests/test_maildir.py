@@ -30,7 +30,7 @@ from zope.interface.verify import verifyObject
 from smtpsvc.backends.maildir import LEFT_OVER, SPOOL_AT, MaildirBackend, MaildirDelivery, Names, make
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, TemporaryError
-from smtpsvc.interfaces import IBackend, IDelivery, ISession
+from smtpsvc.interfaces import IBackend, IDelivery, ISession, IStorage
 from tests.disk import ERRNOS, NO_SPACE, Disk, envelope
 
 HEAD = b"Return-Path: <a@x.example>\r\nDelivered-To: b@y.example\r\n"
@@ -78,6 +78,7 @@ class InterfaceTests(MaildirTestCase):
         """Backend, session and delivery provide their interfaces, and the backend is a service."""
         verifyObject(IBackend, self.backend)
         verifyObject(IService, self.backend)
+        verifyObject(IStorage, self.backend)
         verifyObject(ISession, self.backend.open_session(envelope().peer, None))
         verifyObject(IDelivery, self.delivery())
 
@@ -350,6 +351,36 @@ class RefusalTests(MaildirTestCase):
             self.disk.run()
             self.failureResultOf(answer, ZeroDivisionError)
         self.assertEqual(self.files("tmp"), [])
+
+
+class FreeSpaceTests(MaildirTestCase):
+    """The backend knows how much room its disk has."""
+
+    def free(self, *, blocks: int = 1000, files: int = 1000, free_files: int = 10) -> int | None:
+        """Let the file system say something, and give what the backend makes of it."""
+        said = os.statvfs_result((4096, 512, 5000, blocks + 100, blocks, files, free_files + 5, free_files, 0, 255))
+        with mock.patch.object(self.system, "statvfs", return_value=said):
+            return self.backend.free_space()
+
+    def test_blocks(self) -> None:
+        """It is what is free for this user, in bytes: what is reserved for root is not counted."""
+        self.assertEqual(self.free(), 512_000)
+
+    def test_files(self) -> None:
+        """Without room for a further file there is none at all; some file systems count no files."""
+        self.assertEqual(self.free(free_files=0), 0)
+        self.assertEqual(self.free(files=0, free_files=0), 512_000)
+
+    def test_real(self) -> None:
+        """The real file system has some room, or these tests could not run."""
+        self.assertGreater(self.backend.free_space() or 0, 0)
+
+    def test_unknown(self) -> None:
+        """It is not known when the system does not tell, nor while the service does not run."""
+        with mock.patch.object(self.system, "statvfs", side_effect=FileNotFoundError):
+            self.assertIsNone(self.backend.free_space())
+        self.backend.stopService()
+        self.assertIsNone(self.backend.free_space())
 
 
 class NamesTests(SynchronousTestCase):

@@ -174,9 +174,13 @@ class AbortingTests:
     async def test_mixed(self: Any) -> None:
         """Aborted before or behind loseConnection, or twice, it is aborted."""
         for event in EVENTS:
-            for calls in (("loseConnection", "abortConnection"), ("abortConnection", "loseConnection"),
-                          ("abortConnection", "abortConnection"), ("abortConnection", "loseWriteConnection"),
-                          ("abortConnection", "resumeProducing")):
+            for calls in (
+                ("loseConnection", "abortConnection"),
+                ("abortConnection", "loseConnection"),
+                ("abortConnection", "abortConnection"),
+                ("abortConnection", "loseWriteConnection"),
+                ("abortConnection", "resumeProducing"),
+            ):
                 with self.subTest(event=event, calls=calls):
                     served, client = await self.connect(
                         **{event: lambda served, calls=calls: [served.do(name) for name in calls]}

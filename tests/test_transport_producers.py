@@ -213,6 +213,7 @@ class PausingTests:
 
     async def test_much(self: Any) -> None:
         """16 MiB from a client are delivered whole and in order, with pauses in between."""
+
         def rest(served: Served) -> None:
             served.do("pauseProducing")
             # Resumed from a later turn, and from within the next call.

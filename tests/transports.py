@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -176,7 +176,8 @@ class Client:
             except BlockingIOError:
                 await turn()
 
-    async def _some(self, most: int) -> bytes:
+    async def some(self, most: int) -> bytes:
+        """Take what comes next, *most* bytes at most; none is the end."""
         end = reactor.seconds() + PATIENCE
         while reactor.seconds() < end:
             try:
@@ -189,7 +190,7 @@ class Client:
         """Take exactly *size* bytes, *at_once* in a turn at most."""
         pieces = []
         while size:
-            piece = await self._some(min(size, at_once))
+            piece = await self.some(min(size, at_once))
             if not piece:
                 raise AssertionError(f"the end came {size} bytes early, after {b''.join(pieces)[-40:]!r}")
             pieces.append(piece)
@@ -203,7 +204,7 @@ class Client:
         :raises ConnectionResetError: if there is none.
         """
         pieces = []
-        while piece := await self._some(1 << 20):
+        while piece := await self.some(1 << 20):
             pieces.append(piece)
         return b"".join(pieces)
 
@@ -227,6 +228,24 @@ class Client:
         return count
 
 
+def answer(served: Served) -> None:
+    """Give a client an answer."""
+    served.write(b"you")
+
+
+def counted(test: Any, reader: Any) -> list[int]:
+    """Count how often a reader is told to read, from now on."""
+    calls = [0]
+    read = reader.doRead
+
+    def count() -> Any:
+        calls[0] += 1
+        return read()
+
+    test.patch(reader, "doRead", count)
+    return calls
+
+
 class TransportTestCase(TestCase):
     """
     For tests with real connections. When a test ends, each of them has been lost once, and from inside no other call.
@@ -245,7 +264,7 @@ class TransportTestCase(TestCase):
         for client in self.clients:
             client.close()
         for port in self.ports:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
         await turns(5)
         for served in self.served:
             # One that is paused has not seen its client go.

@@ -61,6 +61,10 @@ class System:
         """Remove a file."""
         os.unlink(path)
 
+    def statvfs(self, path: str) -> os.statvfs_result:
+        """Tell how full the file system of a directory is."""
+        return os.statvfs(path)
+
     def mkdir(self, path: str) -> None:
         """Make a directory that only its owner can use."""
         os.mkdir(path, 0o700)

@@ -22,13 +22,14 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from smtpsvc.backends.commit import HELPERS, Committer, Staged, System, TmpFile, make_maildir, remove
 from smtpsvc.backends.spool import Budget, IThreads, Spool, Threads, refusal
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.trace import delivered_to, return_path
-from smtpsvc.interfaces import IConnection
+from smtpsvc.interfaces import IConnection, IStorage
 from smtpsvc.session import Backend, Delivery, Session
 from smtpsvc.settings import KIB
 from smtpsvc.values import Envelope, Peer
@@ -248,6 +249,7 @@ class MaildirSession(Session):
         return replies.SHUTTING_DOWN
 
 
+@implementer(IStorage)
 class MaildirBackend(Backend, Service):
     """
     Keeps mail in a Maildir. It is a service: nothing is opened before ``startService``.
@@ -293,6 +295,23 @@ class MaildirBackend(Backend, Service):
     def open_session(self, peer: Peer, connection: IConnection) -> MaildirSession:
         """Give the session that serves all."""
         return self._session
+
+    def free_space(self) -> int | None:
+        """
+        Tell how much room the file system has for this user.
+
+        :returns: in bytes; 0 if it has no room for another file's name; None if it is not known.
+        """
+        if self.store is None:
+            return None
+        try:
+            # In this thread: it takes 1 µs. A file system that hangs here would let no commit through either.
+            status = self._system.statvfs(self.store.directory)
+        except OSError:
+            return None
+        if status.f_files and not status.f_favail:
+            return 0
+        return status.f_bavail * status.f_frsize
 
     def check(self) -> None:
         """

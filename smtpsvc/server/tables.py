@@ -16,7 +16,8 @@ from smtpsvc.extensions.offer import offered
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import ANY, State, out_of_sequence
-from smtpsvc.interfaces import Check, Guard, IBackend, IExtension, IGreeting, IVerifier
+from smtpsvc.interfaces import Check, Guard, IBackend, IExtension, IGreeting, IStorage, IVerifier
+from smtpsvc.server.space import SpaceGuard
 from smtpsvc.server.verbs import Verb, core_verbs
 from smtpsvc.settings import Role, Settings
 from smtpsvc.values import Envelope, Peer, Recipient
@@ -52,6 +53,9 @@ class Tables:
         self.lmtp = role is Role.LMTP
         core = core_verbs(mail_params, rcpt_params, lenient=settings.lenient_paths, lmtp=self.lmtp)
         named: dict[str, Verb] = dict(core)
+        least = settings.limits.min_free_space
+        if least and IStorage.providedBy(backend):
+            named["MAIL"] = _checked(core["MAIL"], SpaceGuard(backend, least).check)
         claimed = dict.fromkeys(core, "the server")
         for extension in self.extensions:
             for name, verb in extension.verbs.items():
