@@ -450,6 +450,26 @@ class IConversation(IConnection):
         :returns: a Deferred of the line without its CRLF.
         """
 
+    def receive(receiver: Any) -> None:
+        """
+        Take what comes next as content, which is never read as commands.
+
+        :param receiver: its ``feed(data, start)`` takes octets of *data* from *start* on, and gives the offset
+            behind them; with the last of them it calls :meth:`received` and :meth:`answer_message`. Its
+            ``abort(reason)`` is called if the rest will not come.
+        """
+
+    def received() -> None:
+        """The content is over; command lines come next."""
+
+    def answer_message(reply: Reply, verb: bytes = b"DATA", last: bool = True) -> None:
+        """
+        Send a reply to what has been received.
+
+        :param verb: that brought it.
+        :param last: no other reply to it follows; a connection is not closed by one before the last.
+        """
+
     def ask(hook: Any, *args: Any, accepted: Any = None, reply: Reply = ...) -> Any:
         """
         Call a hook of the session and settle its outcome.

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final
 
 import idna
@@ -76,6 +76,7 @@ class LaunchedService(MailService):
         )
         self.plan = plan
         self._hangup: Hangup | None = None
+        self._interrupts: Interrupts | None = None
         for listener in plan.listeners:
             self.listen(listener, listener.role, implicit_tls=listener.implicit_tls)
 
@@ -100,9 +101,11 @@ class LaunchedService(MailService):
             log.info("{line}", line=line)
         for line in self.warnings():
             log.warn("{line}", line=line)
-        if self.plan.certificates is not None:
-            from twisted.internet import reactor
+        from twisted.internet import reactor
 
+        self._interrupts = Interrupts(reactor, self.hurry)
+        # A terminal that is closed sends SIGHUP too, and means the end.
+        if self.plan.certificates is not None and not os.isatty(0):
             self._hangup = Hangup(reactor, self.plan.certificates.reload)
 
     def stopService(self) -> Deferred[None]:
@@ -111,8 +114,9 @@ class LaunchedService(MailService):
 
         :returns: a Deferred that fires when all is closed.
         """
-        if self._hangup is not None:
-            self._hangup.stop()
+        for signals in (self._hangup, self._interrupts):
+            if signals is not None:
+                signals.stop()
         return super().stopService().addBoth(self._flush)
 
     def _flush(self, result: Any) -> Any:
@@ -188,6 +192,69 @@ class Hangup:
         except (AttributeError, ValueError):
             # There is no such signal on this system, or the reactor is not in the main thread.
             log.debug("SIGHUP is not heeded")
+
+
+class Interrupts:
+    """
+    Lets a second SIGTERM or SIGINT hurry the end that the first has begun, once the reactor runs.
+
+    The first is for whoever had it before, mostly the reactor, which stops. So is none behind it: the
+    reactor would complain that it is stopping already. After so many that each step was hurried, one
+    more kills the process as if nobody handled it.
+
+    :param hurry: is called by the reactor, not in the signal handler.
+    """
+
+    #: Signals that do something else than to kill.
+    PATIENCE: Final = 4
+
+    def __init__(self, reactor: Any, hurry: Callable[[], object]) -> None:
+        self._reactor = reactor
+        self._hurry = hurry
+        self._before: dict[int, Any] = {}
+        self._count = 0
+        self._stopped = False
+        self._ending = reactor.addSystemEventTrigger("before", "shutdown", self._end)
+        reactor.callWhenRunning(self._begin)
+
+    def stop(self) -> None:
+        """Let the signals do what they did before, unless the process is about to end."""
+        self._stopped = True
+        if self._count:
+            return
+        self._reactor.removeSystemEventTrigger(self._ending)
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before.clear()
+
+    def _begin(self) -> None:
+        if self._stopped:
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+            if not callable(before) or before is signal.default_int_handler:
+                # The reactor was told not to handle it, or it is ignored (nohup).
+                continue
+            try:
+                signal.signal(number, self._take)
+            except ValueError:
+                log.debug("A second signal does not hurry: the reactor is not in the main thread")
+                return
+            self._before[number] = before
+
+    def _end(self) -> None:
+        """The reactor stops, for whatever reason."""
+        self._count = max(self._count, 1)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._before[number](number, frame)
+            return
+        if self._count == self.PATIENCE:
+            for one in self._before:
+                signal.signal(one, signal.SIG_DFL)
+        self._reactor.callFromThread(self._hurry)
 
 
 def _places(binding: Binding) -> tuple[Place, ...]:

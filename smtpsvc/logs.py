@@ -15,8 +15,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from smtpsvc.grammar.replies import Reply
+from smtpsvc.interfaces import IAccount
 from smtpsvc.server.watch import Monitor
-from smtpsvc.values import Envelope
+from smtpsvc.values import Envelope, TLSInfo
 
 
 class LogMonitor(Monitor):
@@ -32,11 +33,12 @@ class LogMonitor(Monitor):
         self._log = Logger(namespace="smtpsvc") if logger is None else logger
 
     def message(self, envelope: Envelope, size: int, seconds: float, replies: Sequence[Reply]) -> None:
-        """Log the message's id, what the client was told, who sent it, to whom, and how large it is."""
+        """Log the message's id, what the client was told, who sent it, to whom, how large it is, and how it came."""
         peer = envelope.peer
+        tls, account = peer.tls, peer.account
         first, *others = map(str, envelope.recipients) if envelope.recipients else ("",)
         self._log.info(
-            "{id} {code} from {host} ({helo!r}): {sender!r} to {recipient!r}{others}, {size} bytes, {seconds:.3f} s",
+            "{id} {code} from {host} ({helo!r}): {sender!r} to {recipient!r}{others}, {size} bytes{how}, {seconds:.3f} s",
             id=envelope.id,
             code=max((reply.code for reply in replies), default=0),
             peer_id=peer.id,
@@ -47,6 +49,9 @@ class LogMonitor(Monitor):
             others=f" and {len(others)} more" if others else "",
             recipients=len(envelope.recipients),
             size=size,
+            tls=None if tls is None else tls.version,
+            account=None if account is None else account.name,
+            how=_how(tls, account) if tls is not None or account is not None else "",
             seconds=seconds,
         )
 
@@ -79,10 +84,12 @@ class SummaryLog(Monitor):
         peer = envelope.peer
         recipients = envelope.recipients
         others = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
+        tls, account = peer.tls, peer.account
+        how = _how(tls, account) if tls is not None or account is not None else ""
         self._lines.append(
             f"{envelope.id} {max(map(_code, replies), default=0)} from {peer.host or 'local'} ({peer.helo!r}): "
             f"{str(envelope.sender)!r} to {str(recipients[0]) if recipients else ''!r}{others}, "
-            f"{size} bytes, {seconds:.3f} s"
+            f"{size} bytes{how}, {seconds:.3f} s"
         )
         if self._call is None:
             self._call = self._clock.callLater(_PATIENCE, self.flush)
@@ -97,6 +104,12 @@ class SummaryLog(Monitor):
         lines, self._lines = self._lines, []
         if lines:
             self._log.info("{lines}", lines="\n".join(lines))
+
+
+def _how(tls: TLSInfo | None, account: IAccount | None) -> str:
+    """Name the TLS version and the account; only a proxy's word for either could have odd characters in it."""
+    version = "" if tls is None else f", {ascii(tls.version)[1:-1]}{' to a proxy' if tls.proxied else ''}"
+    return version if account is None else f"{version}, as {account.name!r}"
 
 
 def _code(reply: Reply) -> int:

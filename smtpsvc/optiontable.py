@@ -89,6 +89,13 @@ PARAMETERS = (
         _show_seconds,
     ),
     Parameter(
+        "grace",
+        "limits.grace",
+        "Let open transactions go on for so many seconds when the service stops.",
+        _seconds,
+        _show_seconds,
+    ),
+    Parameter(
         "bare-newline",
         "bare_newline",
         "What to do with a message that has a bare CR or LF: reject it, or normalize it to CRLF.",
@@ -103,6 +110,14 @@ PARAMETERS = (
         parse_trusted,
         format_trusted,
     ),
+)
+#: An option that changes the backend and no setting.
+DEDUPE = Parameter(
+    "dedupe",
+    "",
+    "Keep one copy of a message that comes again within so many seconds. 0 keeps each.",
+    _seconds,
+    _show_seconds,
 )
 #: Options without a value, named as fields of the settings.
 FLAGS = ("lenient-paths", "trust-proxy-tls", "xclient-login", "require-tls", "require-auth", "allow-insecure-auth")

@@ -224,6 +224,19 @@ class HeaderProtocol(Protocol):
         """The service ends: close, and say nothing."""
         self._close()
 
+    def wind_down(self) -> None:
+        """The service ends: close, and say nothing."""
+        self._close()
+
+    def cut_off(self) -> None:
+        """The service ends now: close, and say nothing."""
+        self._close()
+
+    @property
+    def over(self) -> bool:
+        """True once it was closed from our side."""
+        return self._ended
+
     def abort(self) -> None:
         """Drop the connection at once."""
         self._ended = True

@@ -10,13 +10,19 @@ It is a Twisted service like any other::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, ILoggingContext, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    ILoggingContext,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -86,6 +92,8 @@ class MailService(MultiService):
         self._clock = clock
         self._tls = tls
         self._factories: dict[tuple[Role, bool], _Factory] = {}
+        # Who waits for the stop that is under way.
+        self._stopping: list[Deferred[None]] = []
         for part in (tls, backend):
             if IService.providedBy(part) and part.parent is None:
                 part.setServiceParent(self)
@@ -162,17 +170,48 @@ class MailService(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """
-        Close the ports, tell each client 421 4.3.2, and stop the backend when the last is gone.
+        Close the ports, let clients go, and stop the backend when the last is gone.
 
-        :returns: a Deferred that fires when all is closed and the backend has stopped.
+        A client without an open transaction hears 421 4.3.2 at once, one that has one hears it behind its
+        end, or after ``limits.grace`` seconds. Whoever does not take it within :data:`FAREWELL` seconds is
+        dropped.
+
+        :returns: a Deferred that fires when all is closed and the backend has stopped. A further call gives another
+            for the same stop.
         """
         self.running = 0
-        return Deferred.fromCoroutine(self._stop())
+        stopped: Deferred[None] = Deferred()
+        self._stopping.append(stopped)
+        if len(self._stopping) == 1:
+            Deferred.fromCoroutine(self._stop()).addBoth(self._stopped)
+        return stopped
+
+    def hurry(self) -> None:
+        """
+        Do not wait so long, if the service is being stopped.
+
+        The first call breaks off the transactions that are open, each with 421 4.3.2; the second drops the
+        clients; the third gives up hooks that have not ended.
+        """
+        if self._stopping:
+            for factory in self._factories.values():
+                factory.hurry()
 
     async def _stop(self) -> None:
-        await self._close_all()
-        await DeferredList([factory.part() for factory in self._factories.values()])
+        closed = self._close_all()
+        parted = [factory.part() for factory in self._factories.values()]
+        busy = sum(len(factory.connections) for factory in self._factories.values())
+        if busy:
+            grace = self.settings.limits.grace
+            self.log.info("stopping; {busy} clients are not done yet, and have {grace:g} s", busy=busy, grace=grace)
+        await closed
+        await DeferredList(parted)
         await maybeDeferred(super().stopService)
+
+    def _stopped(self, result: Any) -> None:
+        stopping, self._stopping = self._stopping, []
+        for stopped in stopping:
+            stopped.callback(result)
 
     def _open_all(self) -> None:
         try:
@@ -219,9 +258,17 @@ class MailService(MultiService):
 
 @implementer(ILoggingContext)
 class _Factory(SMTPFactory):
-    """A factory that knows when its last client has gone."""
+    """
+    A factory that lets its clients go, and knows when the last has gone.
+
+    That goes in steps: clients may end their transactions; they are told to go; they are dropped; hooks
+    that have not ended are given up. Each has its time, or until :meth:`hurry`.
+    """
 
     _parted: Deferred[None] | None = None
+    _timer: IDelayedCall | None = None
+    #: What comes when the time of a step is over.
+    _steps: Sequence[Callable[[], None]] = ()
 
     def logPrefix(self) -> str:
         """Name the service in what Twisted logs of its ports."""
@@ -229,30 +276,90 @@ class _Factory(SMTPFactory):
 
     def part(self) -> Deferred[None]:
         """
-        Say farewell to all clients.
+        Let all clients go.
 
-        :returns: a Deferred that fires when they are gone.
+        :returns: a Deferred that fires when they are gone, and the hooks have ended that they left behind.
         """
-        parted: Deferred[None] = Deferred()
-        if not self.connections:
-            parted.callback(None)
-            return parted
-        self._parted = parted
-        late = self.clock.callLater(FAREWELL, self._drop)
-        parted.addCallback(lambda result: late.cancel() if late.active() else None)
-        self.shut_down()
+        parted = self._parted = Deferred()
+        self._steps = (self._break_off, self._drop, self._give_up)
+        self._begin(self.settings.limits.grace)
+        self.wind_down()
+        if self.settings.limits.grace > FAREWELL:
+            late = self.clock.callLater(FAREWELL, self._drop, over=True)
+            parted.addCallback(lambda _: late.cancel() if late.active() else None)
+        self._look()
         return parted
+
+    def hurry(self) -> None:
+        """Take the next step now."""
+        if self._parted is not None:
+            self._end_timer()
+            self._step()
 
     def disconnected(self, protocol: Connection) -> None:
         """A protocol has lost its connection."""
         super().disconnected(protocol)
-        if self._parted is not None and not self.connections:
-            parted, self._parted = self._parted, None
-            parted.callback(None)
+        self._look()
 
-    def _drop(self) -> None:
+    def _ended(self, result: Any, hook: Deferred[Any]) -> Any:
+        result = super()._ended(result, hook)
+        self._look()
+        return result
+
+    def _look(self) -> None:
+        """See whether all are gone."""
+        parted = self._parted
+        if parted is None or self.connections:
+            return
+        if not self.unfinished:
+            self._end_timer()
+            self._parted = None
+            self.winding_down = False
+            parted.callback(None)
+        elif len(self._steps) > 1:
+            # No client is left, so the steps that are for clients need no time.
+            self._end_timer()
+            self._steps = (self._give_up,)
+            self._begin(FAREWELL)
+
+    def _begin(self, seconds: float) -> None:
+        self._timer = self.clock.callLater(seconds, self._step)
+
+    def _end_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _step(self) -> None:
+        step, *self._steps = self._steps
+        if self._steps:
+            self._begin(FAREWELL)
+        step()
+
+    def _break_off(self) -> None:
         for protocol in tuple(self.connections):
-            protocol.abort()
+            protocol.cut_off()
+
+    def _drop(self, *, over: bool = False) -> None:
+        """
+        Drop connections.
+
+        :param over: those only whose clients have been told to go.
+        """
+        for protocol in tuple(self.connections):
+            if protocol.over or not over:
+                protocol.abort()
+
+    def _give_up(self) -> None:
+        if self.unfinished:
+            self.log.warn(
+                "{count} hooks of the backend have not ended in time; they are given up", count=len(self.unfinished)
+            )
+            self.unfinished.clear()
+        for protocol in tuple(self.connections):
+            # It was aborted, and its transport did not even say so.
+            super().disconnected(protocol)
+        self._look()
 
 
 def _listen_error(failure: Failure) -> ListenError:

@@ -96,6 +96,8 @@ class Limits:
     proxy_timeout: float = 30.0
     #: Wait for the handshake of TLS to be complete.
     handshake_timeout: float = 30.0
+    #: Time that open transactions have to end when the service stops; 0 to break them off at once.
+    grace: float = 30.0
 
     def __post_init__(self) -> None:
         _check(self.message_size >= 0, "--max-message-size", "a size below 0 has no meaning; 0 is no limit")
@@ -114,6 +116,7 @@ class Limits:
         _check(self.read_ahead >= 4 * KIB, "read_ahead", "at least 4096 bytes are needed")
         _check(self.proxy_timeout > 0, "proxy_timeout", "a wait must be longer than 0 seconds")
         _check(self.handshake_timeout > 0, "handshake_timeout", "a wait must be longer than 0 seconds")
+        _check(self.grace >= 0, "--grace", "a time below 0 has no meaning; 0 breaks transactions off at once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

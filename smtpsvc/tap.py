@@ -20,9 +20,10 @@ from twisted.python import usage
 
 from smtpsvc._version import __version__
 from smtpsvc.authoptions import AuthOptions, Logins
+from smtpsvc.backends.dedupe import with_dedupe
 from smtpsvc.extensions import defaults
 from smtpsvc.extensions.offer import check_roles, offered
-from smtpsvc.interfaces import IExtension
+from smtpsvc.interfaces import IBackend, IExtension
 from smtpsvc.launch import LaunchedService, Plan, load_late_modules
 from smtpsvc.listeners import ListenError
 from smtpsvc.listenoptions import (
@@ -35,10 +36,11 @@ from smtpsvc.listenoptions import (
     previews,
 )
 from smtpsvc.logs import SummaryLog
-from smtpsvc.optiontable import FLAGS, PARAMETERS
+from smtpsvc.optiontable import DEDUPE, FLAGS, PARAMETERS
 from smtpsvc.plugins import backend_help, backends_table, extensions_table, find_backend, find_extension
 from smtpsvc.policies.chain import with_policies
 from smtpsvc.policies.domains import Domains
+from smtpsvc.server.deadlines import MonotonicClock
 from smtpsvc.settings import BareNewline, Limits, Settings
 
 DEFAULT_BACKEND = "maildir:./Maildir"
@@ -67,6 +69,7 @@ class Options(AuthOptions, ListenOptions, usage.Options):
     ]
     optParameters: ClassVar[list[list[Any]]] = [
         ["backend", None, DEFAULT_BACKEND, "Where mail goes: NAME:ARGUMENT; --help-backends lists the names."],
+        [DEDUPE.name, None, "0", DEDUPE.doc],
         *([row.name, None, row.show(attrgetter(row.field)(_DEFAULTS)) or None, row.doc] for row in PARAMETERS),
     ]
     compData = usage.Completions(
@@ -193,10 +196,7 @@ class Options(AuthOptions, ListenOptions, usage.Options):
                 policies.append(Domains(self["domain"]))
             except ValueError as error:
                 raise ValueError(f"--domain: {error}") from error
-        try:
-            backend = find_backend(self["backend"], reactor)
-        except ValueError as error:
-            raise ValueError(f"--backend: {error}") from error
+        backend = self._backend(reactor)
         extensions = [*self._extensions(), *logins.extensions()]
         chosen = offered(extensions, settings, backend.supports)
         check_roles(chosen, settings, {listener.role for listener in listeners})
@@ -216,6 +216,17 @@ class Options(AuthOptions, ListenOptions, usage.Options):
             certificates=certificates,
             summary=SummaryLog(reactor),
         )
+
+    def _backend(self, reactor: Any) -> IBackend:
+        try:
+            backend: IBackend = find_backend(self["backend"], reactor)
+        except ValueError as error:
+            raise ValueError(f"--backend: {error}") from error
+        try:
+            seconds = DEDUPE.read(self["dedupe"] or "")
+        except ValueError as error:
+            raise ValueError(f"--dedupe: {error}") from error
+        return with_dedupe(backend, seconds, clock=MonotonicClock(reactor)) if seconds else backend
 
     def _extensions(self) -> list[IExtension]:
         extensions: list[IExtension] = [*defaults()]
@@ -297,7 +308,7 @@ class Options(AuthOptions, ListenOptions, usage.Options):
     def _effective(self, service: LaunchedService) -> list[str]:
         settings = self.plan.settings
         lines = effective(self, self.plan.listeners)
-        lines.append(f"backend = {self.plan.backend_name}")
+        lines += [f"backend = {self.plan.backend_name}", f"dedupe = {self['dedupe']}"]
         lines += [f"domain = {domain}" for domain in self.plan.domains] or ["domain = (all)"]
         lines += [f"{row.name} = {row.show(attrgetter(row.field)(settings)) or '(none)'}" for row in PARAMETERS]
         lines += [f"{flag} = {'yes' if getattr(settings, flag.replace('-', '_')) else 'no'}" for flag in FLAGS]

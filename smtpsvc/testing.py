@@ -24,7 +24,7 @@ from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IConnection, ISession
 from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.session import Backend, Delivery, Session
-from smtpsvc.settings import Settings
+from smtpsvc.settings import Role, Settings
 from smtpsvc.values import Envelope, Peer, Recipient
 
 __all__ = ["Message", "ScriptedBackend", "ScriptedSession", "Wire", "WireTransport", "clocked_factory", "parse_replies"]
@@ -138,8 +138,8 @@ class Wire:
         return self
 
     def greeted(self, name: str = "client.example") -> Wire:
-        """Say EHLO; replies and counts start afresh after it."""
-        return self.say(f"EHLO {name}").forget()
+        """Say EHLO, or LHLO to an LMTP listener; replies and counts start afresh after it."""
+        return self.say(f"{'LHLO' if getattr(self.factory, 'role', None) is Role.LMTP else 'EHLO'} {name}").forget()
 
     def forget(self) -> Wire:
         """Let replies and counts start afresh."""

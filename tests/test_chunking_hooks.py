@@ -238,6 +238,20 @@ class LossTests(SynchronousTestCase):
         wire.factory.shut_down()
         self.assertEqual((wire.codes, wire.closed, backend.hooks.count("abort")), ([250, 421], True, 1))
 
+    def test_lost_in_data(self) -> None:
+        """A delivery that data() makes while it loses the connection is aborted, by DATA as by BDAT."""
+        for data in (b"DATA\r\n", b"BDAT 0\r\n", b"BDAT 0 LAST\r\n", chunk(b"a", last=True)):
+            backend = ScriptedBackend()
+            wire = in_rcpt(backend)
+
+            def lose(envelope: Any, wire: Wire = wire, backend: ScriptedBackend = backend) -> Any:
+                wire.hang_up()
+                return backend.new_delivery(envelope)
+
+            backend.answers["data"] = lose
+            wire.receive(data + b"NOOP\r\n")
+            self.assertEqual((wire.codes, backend.hooks[-3:]), ([], ["data", "close", "abort"]))
+
     def test_lost_in_write(self) -> None:
         """A connection that is lost within write() is over: abort once, no reply, nothing logged."""
         for last in (False, True):

@@ -42,9 +42,6 @@ out:
 begin transports
 
 out:
-  driver = smtp
-  allow_localhost
-  port = {port}
   {transport}
 
 begin retry
@@ -64,13 +61,17 @@ _AUTHENTICATORS = {
 }
 
 
+def _order(name: str) -> bool:
+    return name != "driver"
+
+
 class Exim:
     """
     An Exim of our own, without a daemon: its own configuration, spool and log.
 
     :param port: where it relays to.
     :param mechanism: what it logs in by; "" for no login.
-    :param transport: options of its transport.
+    :param transport: options of its transport; a ``driver`` other than ``smtp`` does without the port.
     :raises SkipTest: if it is not installed, or may not be started by this user.
     """
 
@@ -87,12 +88,15 @@ class Exim:
         if mechanism:
             authenticators = f"it:\n  {_AUTHENTICATORS[mechanism].format(user=USER, password=PASSWORD)}"
             transport["hosts_require_auth"] = "*"
+        if transport.setdefault("driver", "smtp") == "smtp":
+            transport.update(port=str(port), allow_localhost="true")
         path = self.directory / "conf"
         path.write_text(
             _CONFIGURATION.format(
                 directory=self.directory,
                 port=port,
-                transport="\n  ".join(f"{name} = {value}" for name, value in transport.items()),
+                # The driver comes first: it decides what the others may be.
+                transport="\n  ".join(f"{name} = {transport[name]}" for name in sorted(transport, key=_order)),
                 authenticators=authenticators,
             )
         )
@@ -113,9 +117,14 @@ class Exim:
 class EximTests(ClientTestCase):
     TLS = {"hosts_require_tls": "*", "tls_verify_hosts": "*", "tls_verify_cert_hostnames": ":"}
 
+    def setUp(self) -> None:
+        need("exim4")
+        super().setUp()
+
     def exim(self, port: int, mechanism: str = "", **transport: str) -> Exim:
         """Make an Exim that relays to a port."""
-        transport.setdefault("hosts_try_chunking", "")
+        if "driver" not in transport:
+            transport.setdefault("hosts_try_chunking", "")
         exim = Exim(port, mechanism, **transport)
         self.addCleanup(exim.close)
         return exim
@@ -185,9 +194,7 @@ class EximTests(ClientTestCase):
         server = self.serve(*self.tls(), *self.logins(), "--submission", "tcp:0:interface=127.0.0.1")
         for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5"):
             with self.subTest(mechanism):
-                exim = self.exim(
-                    server.ports("submission")[0], mechanism, **self.TLS, tls_verify_certificates=self.ca
-                )
+                exim = self.exim(server.ports("submission")[0], mechanism, **self.TLS, tls_verify_certificates=self.ca)
                 message, _ = self.sent(exim)
                 self.assertEqual(message["account"], USER)
                 self.assertIn("with ESMTPSA id", message["content"])
@@ -213,3 +220,12 @@ class EximTests(ClientTestCase):
                 self.assertEqual(message["recipients"], [RECIPIENT])
                 self.assertRegex(log, r"\*\* full@example\.com .*552 5\.2\.2 Mailbox full")
                 self.assertRegex(log, r"\*\* nobody@example\.com .*550 5\.1\.1 No such user")
+
+    def test_lmtp_unix(self) -> None:
+        """The delivery agent of Exim hands mail over by LMTP on a unix socket."""
+        self.serve("--lmtp", f"unix:{self.home}/lmtp:mode=666")
+        exim = self.exim(0, driver="lmtp", socket=f"{self.home}/lmtp", batch_max="10", user="Debian-exim")
+        message, log = self.sent(exim, RECIPIENT, "full@example.com", "nobody@example.com")
+        self.assertEqual(message["recipients"], [RECIPIENT])
+        self.assertRegex(log, r"\*\* full@example\.com .*552 5\.2\.2 Mailbox full")
+        self.assertRegex(log, r"\*\* nobody@example\.com .*550 5\.1\.1 No such user")

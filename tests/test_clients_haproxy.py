@@ -215,7 +215,7 @@ class HAProxyTests(ClientTestCase):
         """Health checks of each kind find the service well, and leave no line in the log."""
         server, port = self.proxied(*self.tls())
         begun = server.log.read_text()
-        for name, port, options, backend, found in (
+        for name, address, options, backend, found in (
             ("connect", server.port, "", "", "L4OK"),
             ("smtp", server.port, "", "option smtpchk EHLO proxy.example", "L7OK"),
             ("helo", server.port, "", "option smtpchk HELO proxy.example", "L7OK"),
@@ -226,7 +226,7 @@ class HAProxyTests(ClientTestCase):
             ("header 2, smtp", port, "send-proxy-v2 check-send-proxy", "option smtpchk EHLO proxy.example", "L7OK"),
         ):
             with self.subTest(name):
-                haproxy = self.haproxy(port, f"check inter 50ms {options}", backend=backend)
+                haproxy = self.haproxy(address, f"check inter 50ms {options}", backend=backend)
                 until(lambda asked=haproxy: asked.check() not in ("", "INI"), "a health check")
                 self.assertEqual(haproxy.check(), found)
                 haproxy.close()

@@ -66,7 +66,7 @@ class SMTPTests(PostfixTestCase):
     def test_login(self) -> None:
         """Postfix logs in by each mechanism that its SASL library has."""
         server = self.serve(*self.tls(), *self.logins(), "--submission", "tcp:0:interface=127.0.0.1")
-        for mechanism in ("plain", "login", "cram-md5"):
+        for mechanism in ("plain", "login", "cram-md5", "scram-sha-1", "scram-sha-256"):
             with self.subTest(mechanism):
                 postfix = self.relay(server.ports("submission")[0], **TLS, **self.sasl(mechanism))
                 message = self.sent(postfix)
@@ -82,6 +82,15 @@ class SMTPTests(PostfixTestCase):
             "smtp_sasl_security_options": "noanonymous",
             "smtp_sasl_mechanism_filter": mechanism,
         }
+
+    def test_wrong_password(self) -> None:
+        """A wrong password defers the mail, and the log of Postfix has our words."""
+        server = self.serve(*self.tls(), *self.logins())
+        settings = {**self.sasl("plain"), "smtp_sasl_password_maps": f"static:{{{USER}:wrong}}"}
+        postfix = self.relay(server.port, **TLS, **settings)
+        postfix.send(SENDER, [RECIPIENT], CONTENT.replace(b"\r\n", b"\n"))
+        line = until(lambda: postfix.logged("status=deferred"), "Postfix has given up")
+        self.assertIn("said: 535 5.7.8 Authentication credentials invalid", line)
 
     def test_notifications(self) -> None:
         """What the sender says of notifications arrives, typed."""

@@ -88,6 +88,15 @@ class AuthTests(SwaksTestCase):
         self.assertIn("<~* 530 5.7.0", self.swaks(port, "--tls", status=MAIL_REFUSED))
         self.assertEqual(self.taken(port, "--tls", "--auth", *LOGIN)["account"], USER)
 
+    def test_unknown(self) -> None:
+        """A mechanism that is not there is refused; where a login is optional, the mail goes without."""
+        server = self.serve(*self.tls(), *self.logins())
+        for mechanism in ("DIGEST-MD5", "CRAM-SHA1"):
+            with self.subTest(mechanism):
+                self.swaks(server.port, "--tls", "--auth", mechanism, *LOGIN, status=AUTH_FAILED)
+                message = self.taken(server.port, "--tls", "--auth-optional", mechanism, *LOGIN)
+                self.assertIsNone(message["account"])
+
     def test_secrets(self) -> None:
         """No password is in the log, whether it was right or wrong."""
         server = self.serve(*self.tls(), *self.logins())
@@ -111,6 +120,12 @@ class TLSTests(SwaksTestCase):
         )  # fmt: skip
         self.assertEqual((message["tls"], message["sni"]), ("TLSv1.3", "mx.example"))
         self.assertIn("using TLSv1.3 with cipher TLS_", message["content"])
+
+    def test_optional(self) -> None:
+        """Where there is no certificate, a client for whom TLS is optional goes without."""
+        message = self.taken(self.serve().port, "--tls-optional")
+        self.assertEqual(message["tls"], "")
+        self.assertIn("with ESMTP id", message["content"])
 
     def test_on_connect(self) -> None:
         """On a listener with implicit TLS it begins at once, and the Received field says so."""
@@ -184,9 +199,7 @@ class ProtocolTests(SwaksTestCase):
 
     def test_lmtp(self) -> None:
         """LMTP is served on its own port, plain and under TLS, before and after a login."""
-        server = self.serve(
-            *self.tls(), *self.logins(), "--allow-insecure-auth", "--lmtp", "tcp:0:interface=127.0.0.1"
-        )
+        server = self.serve(*self.tls(), *self.logins(), "--allow-insecure-auth", "--lmtp", "tcp:0:interface=127.0.0.1")
         [port] = server.ports("LMTP")
         for protocol in ("LMTP", "LMTPA", "LMTPS", "LMTPSA"):
             with self.subTest(protocol):

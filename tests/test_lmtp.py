@@ -105,6 +105,11 @@ class HelloTests(SynchronousTestCase):
                 wire.say("LHLO c.example", MAIL, "RCPT TO:<b@y.example>", "DATA", ".")
                 self.assertIn(f" with {name} id ".encode(), backend.messages[0].content)
 
+    def test_wire(self) -> None:
+        """A Wire greets an LMTP listener by its verb."""
+        wire, _ = lmtp()
+        self.assertEqual(wire.greeted().say(MAIL).codes, [250])
+
     def test_role(self) -> None:
         """The envelope knows the role, and that each recipient is answered."""
         backend = ScriptedBackend()

@@ -300,7 +300,8 @@ class DaemonTests(ProcessTestCase):
         code, out, err = self.run_through(
             *TWISTD, f"--pidfile={self.home}/pid", f"--logfile={self.log}", "smtpsvc", *arguments
         )
-        self.assertFalse((self.home / "pid").exists())
+        # The daemon removes it after it has told the terminal.
+        wait_for(lambda: not (self.home / "pid").exists(), "the pid file to be removed")
         self.assertNotIn("Traceback", self.log.read_text())
         return code, out + err
 

@@ -7,6 +7,7 @@ is received and dropped, and then the refusal is sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.python.failure import Failure
@@ -66,6 +67,10 @@ def bdat(conversation: Any, chunk: Chunk) -> Any:
 
 
 def _begin(conversation: Any, chunk: Chunk, delivery: Any) -> Any:
+    if conversation.mode is CLOSED:
+        # The connection was lost within the hook.
+        abort_late(conversation, delivery)
+        return LATER
     refusal = check_delivery(conversation, delivery)
     return ChunkReceiver(conversation, None if refusal is not None else delivery, refusal).take(chunk)
 
@@ -160,7 +165,7 @@ class ChunkReceiver(Receiver):
         """Word the answer to a chunk behind one that was refused; a client may take it for the message's fate."""
         return self.refusal if self.refusal is not None and self.refusal.code < 500 else DROPPED
 
-    def report(self, given: Any) -> None:
+    def report(self, given: Sequence[Reply]) -> None:
         """Tell the monitors once."""
         if not self._reported:
             self._reported = True
@@ -178,6 +183,7 @@ class _Dropped:
         self._reply: Reply | None = reply
 
     def take(self, chunk: Chunk) -> Any:
+        """Drop what comes next; the reply comes behind it."""
         size, last = chunk
         if last and self._conversation.tables.lmtp:
             # RFC 2033 §4.3: a reply for each recipient that was accepted, so none without any.
@@ -189,6 +195,7 @@ class _Dropped:
         return LATER
 
     def feed(self, data: bytes, start: int) -> int:
+        """Drop octets, and give the offset behind them."""
         end = min(len(data), start + self._remaining)
         self._remaining -= end - start
         if not self._remaining:
@@ -198,7 +205,7 @@ class _Dropped:
         return end
 
     def abort(self, reason: Failure) -> None:
-        pass
+        """The rest will not come."""
 
 
 class Chunking(Extension):

@@ -18,10 +18,11 @@ from typing import Any, TypeAlias, cast
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer, providedBy
+from zope.interface import implementer
 
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IBackend, IConnection, IDelivery, IPolicy, ISession, Outcome
+from smtpsvc.policies.front import Front
 from smtpsvc.values import Envelope, Peer, Recipient
 
 __all__ = ["Policy", "with_policies"]
@@ -140,33 +141,7 @@ def _overridden(policies: Iterable[IPolicy], name: str) -> Iterable[_Check]:
             yield check
 
 
-class _Front:
-    """
-    Stands in front of an object: whatever it lacks is the other's, and so is what it provides.
-
-    Only public names pass through, so that nothing which copies, pickles or adapts takes the one
-    object for the other.
-    """
-
-    __slots__ = ("_behind",)
-
-    _behind: Any
-
-    @property
-    def __providedBy__(self) -> Any:
-        # What zope.interface reads first. The object behind has all that it provides, so this one has it too.
-        return providedBy(self._behind)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._behind, name)
-
-    def __repr__(self) -> str:
-        return f"<policies in front of {self._behind!r}>"
-
-
-class _GuardedBackend(_Front):
+class _GuardedBackend(Front):
     """A backend that asks a chain before it lets a client in, and has its sessions ask it."""
 
     __slots__ = ("_checks", "_policies")
@@ -194,7 +169,7 @@ class _GuardedBackend(_Front):
         return f"<{', '.join(map(repr, self._policies))} in front of {self._behind!r}>"
 
 
-class _GuardedSession(_Front):
+class _GuardedSession(Front):
     """A session that asks a chain before the hooks for which it has checks."""
 
     __slots__ = ("close", "data", "helo", "mail", "rcpt", "reset")
@@ -212,7 +187,7 @@ class _GuardedSession(_Front):
         self.close = session.close
 
 
-class _GuardedDelivery(_Front):
+class _GuardedDelivery(Front):
     """A delivery that asks a chain about the content and at its end."""
 
     __slots__ = ("finish", "write")

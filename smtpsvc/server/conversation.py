@@ -237,6 +237,9 @@ class Conversation(Securable, Contents):
         """
         envelope, self.envelope = self.envelope, None
         self.peer.forwarded = None
+        if self.factory.winding_down:
+            # The reply to the command that has ended it goes first.
+            self.close(replies.SHUTTING_DOWN)
         if self.receiver is not None:
             # Between two chunks.
             self._abort(Failure(Abandoned("the client has begun anew")))
@@ -280,14 +283,24 @@ class Conversation(Securable, Contents):
             self.finish(reply)
         self.channel.wake()
 
+    def wind_down(self) -> None:
+        """The service ends: say so (421 4.3.2) and close, when no transaction is open any more."""
+        if self.envelope is None:
+            self.close(replies.SHUTTING_DOWN)
+
     def time_out(self) -> None:
         """The client has been silent for too long: say so at once, and close."""
+        self.cut_off(self.farewell or replies.TIMED_OUT)
+
+    def cut_off(self, reply: Reply) -> None:
+        """Send a last reply at once, also in place of one that is waited for, and close."""
         if self.mode is SECURING:
+            # In the middle of a handshake no reply can be sent.
             self.mode = CLOSED
         elif self.pending_prompt is not None:
-            self._finish_prompt(replies.TIMED_OUT)
+            self._finish_prompt(reply)
         else:
-            self.finish(self.farewell or replies.TIMED_OUT)
+            self.finish(reply)
         self.channel.wake()
 
     def _finish_prompt(self, reply: Reply) -> None:
@@ -333,6 +346,7 @@ class Conversation(Securable, Contents):
         wait, self.wait = self.wait, None
         if wait is not None:
             wait.abandon(wait.late or self.discard)
+            self.factory.keep_track(wait.deferred)
         self._abort(reason)
         prompt, self.pending_prompt = self.pending_prompt, None
         if prompt is not None:

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -36,8 +37,18 @@ class Connection(Watched, Protocol):
     def shut_down(self) -> None:
         """The service ends: say so if that may be, and close."""
 
+    def wind_down(self) -> None:
+        """The service ends: say so and close, when no transaction is open any more."""
+
+    def cut_off(self) -> None:
+        """The service ends now: say so at once if that may be, and close."""
+
     def abort(self) -> None:
         """Drop the connection at once."""
+
+    @property
+    def over(self) -> bool:
+        """True once it was closed from our side: at most its last octets are to be sent."""
 
 
 class SMTPFactory(Factory):
@@ -112,6 +123,10 @@ class SMTPFactory(Factory):
         self.watch = Watch(monitors)
         #: The open connections.
         self.connections: set[Connection] = set()
+        #: True while the service ends: who has no open transaction is told, and closed.
+        self.winding_down = False
+        #: Hooks whose client has gone, or was answered without them; most end soon.
+        self.unfinished: set[Deferred[Any]] = set()
         limits = settings.limits
         shortest = min(
             limits.command_timeout,
@@ -150,6 +165,15 @@ class SMTPFactory(Factory):
         self.connections.discard(protocol)
         if not self.connections:
             self.sweep.end()
+
+    def keep_track(self, hook: Deferred[Any]) -> None:
+        """Have what nobody waits for any more in :attr:`unfinished` until it ends."""
+        self.unfinished.add(hook)
+        hook.addBoth(self._ended, hook)
+
+    def _ended(self, result: Any, hook: Deferred[Any]) -> Any:
+        self.unfinished.discard(hook)
+        return result
 
     def read(self, protocol: SMTPProtocol) -> None:
         """
@@ -220,3 +244,9 @@ class SMTPFactory(Factory):
         """Tell every client that the service ends (421 4.3.2), and close its connection."""
         for protocol in tuple(self.connections):
             protocol.shut_down()
+
+    def wind_down(self) -> None:
+        """Tell every client that the service ends (421 4.3.2), as soon as it has no transaction open."""
+        self.winding_down = True
+        for protocol in tuple(self.connections):
+            protocol.wind_down()

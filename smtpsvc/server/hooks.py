@@ -216,6 +216,7 @@ class Hooks:
             return
         then, late = wait.then, wait.late
         wait.abandon(late or self.discard)
+        self.factory.keep_track(wait.deferred)
         then(replies.HOOK_TIMED_OUT)
 
     def prompt(self, reply: Reply) -> Deferred[bytes]:
@@ -266,7 +267,7 @@ class Hooks:
             self.failed(Failure(), hook)
             return
         if deferred is not None:
-            deferred.addErrback(self.discard)
+            self.factory.keep_track(deferred.addErrback(self.discard))
 
     def discard(self, value: Any) -> None:
         """Take what comes of a hook that nobody waits for any more."""

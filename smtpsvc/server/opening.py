@@ -47,6 +47,9 @@ class Opening(Logins):
         watch = self.factory.watch.connected
         if watch is not None:
             watch(self.peer)
+        if self.factory.winding_down:
+            self.finish(replies.SHUTTING_DOWN)
+            return
         try:
             session = self.factory.backend.open_session(self.peer, self)  # type: ignore[arg-type]
         except Exception:

@@ -342,6 +342,19 @@ class SMTPProtocol(Securing, Timed, Protocol):
         """Tell the client that the service ends, and close."""
         self.conversation.close(replies.SHUTTING_DOWN)
 
+    def wind_down(self) -> None:
+        """Tell the client that the service ends, and close, when no transaction is open any more."""
+        self.conversation.wind_down()
+
+    def cut_off(self) -> None:
+        """Tell the client that the service ends now, and close."""
+        self.conversation.cut_off(replies.SHUTTING_DOWN)
+
+    @property
+    def over(self) -> bool:
+        """True once it was closed from our side: at most its last octets are to be sent."""
+        return self.conversation.mode is CLOSED
+
     def abort(self) -> None:
         """Drop the connection at once."""
         if self.transport is not None:

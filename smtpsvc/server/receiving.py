@@ -47,6 +47,10 @@ def _begin(conversation: Conversation, delivery: Any) -> Reply:
     refusal = check_delivery(conversation, delivery)
     if refusal is not None:
         return refusal
+    if conversation.mode is CLOSED:
+        # The connection was lost within the hook.
+        abort_late(conversation, delivery)
+        return replies.START_MAIL
     normalize = conversation.settings.bare_newline is BareNewline.NORMALIZE
     conversation.receive(Receiver(conversation, delivery, DotDecoder(normalize=normalize)))
     return replies.START_MAIL
