@@ -197,7 +197,8 @@ def _parse_plain(text: str, reactor: Any, name: str, role: Role) -> Listener:
     except Exception as error:  # a stranger's endpoint may raise anything for bad arguments
         if kind == "systemd" and isinstance(error, LookupError):
             raise ValueError(f"{name}: systemd has passed no such socket; start it by a socket unit") from error
-        raise ValueError(f"{name}: this is no endpoint ({_one_line(error)}); {_suggest(text)}") from error
+        wrong = "its port is no number" if "invalid literal for int()" in str(error) else _one_line(error)
+        raise ValueError(f"{name}: this is no endpoint ({wrong}); {_suggest(text)}") from error
     for place in places:
         _port_number(str(place.port), name)
     return Listener(name, endpoint, role, places, plain=kind in {*_PLAIN, "systemd"} - {"ssl"})

@@ -14,7 +14,8 @@ from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IPolicy
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.domains import Domains
-from smtpsvc.values import Envelope, Peer, Recipient
+from smtpsvc.settings import Role
+from smtpsvc.values import Account, Envelope, Peer, Recipient
 
 LABELS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True).filter(lambda label: label[2:4] != "--")
 
@@ -49,6 +50,16 @@ class RcptTests(SynchronousTestCase):
         elsewhere = ["example.org", "mail.example.com", "com", "example.com.evil.example", "xexample.com"]
         paths = [f"<a@{domain}>" for domain in elsewhere]
         self.check(["example.com"], paths, replies.RELAYING_DENIED)
+
+    def test_logged_in(self) -> None:
+        """Whoever is logged in may write to any domain, but for LMTP, where mail is delivered."""
+        for role, expected in ((Role.SMTP, None), (Role.SUBMISSION, None), (Role.LMTP, replies.RELAYING_DENIED)):
+            with self.subTest(role=role):
+                peer = Peer(IPv4Address("TCP", "192.0.2.1", 50000), "c1")
+                peer.account = Account("user")
+                envelope = Envelope("t1", peer, Address("user", "example.com"), role=role)
+                recipient = Recipient(Address("a", "example.org"))
+                self.assertEqual(Domains(["example.com"]).rcpt(envelope, recipient), expected)
 
     def test_reply(self) -> None:
         """The refusal has the code 550 and the enhanced code 5.7.1."""

@@ -133,7 +133,7 @@ class ParseTests(SynchronousTestCase):
             "tcp:99999": "99999 is no port; ports go from 1 to 65535, and 0 takes a free one",
             "tcp:port=70000": "70000 is no port",
             "tcp:-1": "-1 is no port",
-            "tcp:smtp": "this is no endpoint (invalid literal for int() with base 10: 'smtp'); write a port such as",
+            "tcp:smtp": "this is no endpoint (its port is no number); write a port such as",
             "tcp:": "this is no endpoint",
             "tcp": "this is no endpoint",
             "": "this is no endpoint",

@@ -11,6 +11,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.addresses import SyntaxProblem, is_address_literal, parse_domain
 from smtpsvc.interfaces import Outcome
 from smtpsvc.policies.chain import Policy
+from smtpsvc.settings import Role
 from smtpsvc.values import Envelope, Recipient
 
 __all__ = ["Domains"]
@@ -38,7 +39,10 @@ class Domains(Policy):
             raise ValueError("no domain is listed, so no mail would be taken")
 
     def rcpt(self, envelope: Envelope, recipient: Recipient) -> Outcome:
-        """Take a recipient whose domain is listed, and the bare postmaster."""
+        """Take a recipient whose domain is listed, and the bare postmaster; of who is logged in, any."""
+        if envelope.peer.account is not None and envelope.role is not Role.LMTP:
+            # Submission (RFC 6409): our own users write to all the world.
+            return None
         address = recipient.address
         if address.is_literal:
             taken = _literal(address.domain) in self._listed
