@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smtpsvc._version import __version__
+    from smtpsvc.backends.dedupe import with_dedupe
     from smtpsvc.backends.function import Message, on_message
     from smtpsvc.checkers import AccountRealm
     from smtpsvc.extensions import Extension
@@ -107,11 +108,13 @@ __all__ = [
     "ValidSince",
     "__version__",
     "on_message",
+    "with_dedupe",
     "with_policies",
 ]
 
 _MODULES = {
     "_version": ("__version__",),
+    "backends.dedupe": ("with_dedupe",),
     "backends.function": ("Message", "on_message"),
     "checkers": ("AccountRealm",),
     "extensions": ("Extension",),

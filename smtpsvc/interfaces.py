@@ -495,8 +495,20 @@ class IConversation(IConnection):
         :param logout: called once when the connection ends or STARTTLS makes it begin anew.
         """
 
+    def login_turn() -> Any:
+        """
+        Wait until the client's credentials may be judged.
+
+        :returns: None for now, or a Deferred: logins of its network have failed.
+        :raises SMTPError: 421 4.7.0, if others of its network wait already.
+        """
+
     def login_refused(mechanism: str) -> None:
-        """Tell the monitors that a client's credentials were refused."""
+        """
+        A client's credentials were refused: count that, and tell the monitors.
+
+        Behind the reply, one too many closes the connection with 421 4.7.0.
+        """
 
     def start_tls(creator: Any) -> bool:
         """

@@ -145,8 +145,12 @@ class LaunchedService(MailService):
         return [
             f"{binding.endpoint.name} is open to other machines and no --domain is given: mail for any domain is taken"
             for binding in self._open_bindings()
-            if not all(place.local for place in _places(binding))
+            if self._takes_strangers(binding) and not all(place.local for place in _places(binding))
         ]
+
+    def _takes_strangers(self, binding: Binding) -> bool:
+        # Who logs in sends mail to any domain.
+        return not (binding.role is Role.SUBMISSION or (binding.role is Role.SMTP and self.plan.settings.require_auth))
 
     def _open_bindings(self) -> list[Binding]:
         return [binding for binding in self.bindings if binding.port is not None]

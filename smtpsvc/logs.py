@@ -38,7 +38,8 @@ class LogMonitor(Monitor):
         tls, account = peer.tls, peer.account
         first, *others = map(str, envelope.recipients) if envelope.recipients else ("",)
         self._log.info(
-            "{id} {code} from {host} ({helo!r}): {sender!r} to {recipient!r}{others}, {size} bytes{how}, {seconds:.3f} s",
+            "{id} {code} from {host} ({helo!r}): {sender!r} to {recipient!r}{others}, {size} bytes{how}, "
+            "{seconds:.3f} s",
             id=envelope.id,
             code=max((reply.code for reply in replies), default=0),
             peer_id=peer.id,
@@ -83,12 +84,15 @@ class SummaryLog(Monitor):
         """Note the line of a message."""
         peer = envelope.peer
         recipients = envelope.recipients
-        others = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
+        count = len(recipients)
+        others = f" and {count - 1} more" if count > 1 else ""
+        # Of many, the worst.
+        code = replies[0].code if len(replies) == 1 else max(map(_code, replies), default=0)
         tls, account = peer.tls, peer.account
         how = _how(tls, account) if tls is not None or account is not None else ""
         self._lines.append(
-            f"{envelope.id} {max(map(_code, replies), default=0)} from {peer.host or 'local'} ({peer.helo!r}): "
-            f"{str(envelope.sender)!r} to {str(recipients[0]) if recipients else ''!r}{others}, "
+            f"{envelope.id} {code} from {peer.host or 'local'} ({peer.helo!r}): "
+            f"{str(envelope.sender)!r} to {str(recipients[0].address) if count else ''!r}{others}, "
             f"{size} bytes{how}, {seconds:.3f} s"
         )
         if self._call is None:

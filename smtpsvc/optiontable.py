@@ -13,6 +13,9 @@ from typing import Any
 
 from smtpsvc.settings import BareNewline, format_size, format_trusted, parse_size, parse_trusted
 
+#: What ``--max-connections-per-client`` has if it is not given.
+AUTO = "auto"
+
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
@@ -24,6 +27,14 @@ def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
         raise ValueError(f"{text!r} is no number of seconds; write digits, such as 300")
     return float(text)
+
+
+def _per_client(text: str) -> int | None:
+    return None if text.lower() in ("", AUTO) else _count(text)
+
+
+def _show_per_client(number: int | None) -> str:
+    return AUTO if number is None else str(number)
 
 
 def _bare_newline(text: str) -> BareNewline:
@@ -94,6 +105,101 @@ PARAMETERS = (
         "Let open transactions go on for so many seconds when the service stops.",
         _seconds,
         _show_seconds,
+    ),
+    Parameter(
+        "hook-timeout",
+        "limits.hook_timeout",
+        "Wait so many seconds for an answer of the backend.",
+        _seconds,
+        _show_seconds,
+    ),
+    Parameter(
+        "handshake-timeout",
+        "limits.handshake_timeout",
+        "Wait so many seconds for the handshake of TLS.",
+        _seconds,
+        _show_seconds,
+    ),
+    Parameter(
+        "proxy-timeout",
+        "limits.proxy_timeout",
+        "Wait so many seconds for the header of a proxy.",
+        _seconds,
+        _show_seconds,
+    ),
+    Parameter(
+        "stress",
+        "limits.stress_timeout",
+        "Wait so many seconds at most while 80 % of --max-connections are in use. 0 is no change.",
+        _seconds,
+        _show_seconds,
+    ),
+    Parameter(
+        "greet-delay",
+        "limits.greet_delay",
+        "Wait so many seconds before the greeting, and refuse clients that do not.",
+        _seconds,
+        _show_seconds,
+    ),
+    Parameter(
+        "min-data-rate",
+        "limits.data_rate",
+        "Close a connection whose message comes slower; bytes a second. 0 is no limit.",
+        _count,
+    ),
+    Parameter("max-connections", "limits.connections", "Serve so many connections at one time. 0 is no limit.", _count),
+    Parameter(
+        "max-connections-per-client",
+        "limits.connections_per_client",
+        "Serve so many connections of one client at one time: of an IPv4 address, or an IPv6 network of 64 bits. "
+        "0 is no limit; auto is 50, and none for clients on this machine.",
+        _per_client,
+        _show_per_client,
+    ),
+    Parameter("max-errors", "limits.errors", "Refuse so many commands, then close. 0 is no limit.", _count),
+    Parameter(
+        "max-refused-recipients",
+        "limits.refused_recipients",
+        "Refuse so many recipients of one connection before they count as errors. 0 is no limit.",
+        _count,
+    ),
+    Parameter(
+        "max-junk",
+        "limits.junk",
+        "Take so many commands that send no mail, such as NOOP, before they count as errors. 0 is no limit.",
+        _count,
+    ),
+    Parameter(
+        "max-auth-failures",
+        "limits.auth_failures",
+        "Refuse so many logins, then close; let the client's network wait for others. 0 is no limit.",
+        _count,
+    ),
+    Parameter(
+        "max-received",
+        "limits.received",
+        "Refuse a message with more Received fields, which is in a loop. 0 is no limit.",
+        _count,
+    ),
+    Parameter(
+        "max-header-size",
+        "limits.header_size",
+        "Refuse a message with a larger header; bytes, or with K, M or G. 0 is no limit.",
+        parse_size,
+        format_size,
+    ),
+    Parameter(
+        "max-text-line",
+        "limits.text_line",
+        "Refuse a message with a longer line; bytes. 0 is no limit.",
+        _count,
+    ),
+    Parameter(
+        "max-buffered",
+        "limits.buffered",
+        "Read no more content while so much waits in memory; bytes, or with K, M or G.",
+        parse_size,
+        format_size,
     ),
     Parameter(
         "bare-newline",

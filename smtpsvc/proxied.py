@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from smtpsvc.grammar.addresses import SyntaxProblem
 from smtpsvc.grammar.proxyheader import ProxyHeader, ProxyHeaderReader, SocketAddress
+from smtpsvc.server.admission import Refused
 from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.settings import Settings
 from smtpsvc.values import Peer, TLSInfo
@@ -107,6 +108,9 @@ class ProxiedFactory(Factory):
         if not self.core.settings.trusts(addr):
             log.warn("{address} was closed: it is none of --trusted-proxies", address=_shown(addr))
             return None
+        refusal = self.core.admission.refusal(HeaderProtocol.client, addr)
+        if refusal is not None:
+            return Refused(None if self.core.implicit_tls else refusal)
         return HeaderProtocol(self, addr)
 
 
@@ -121,6 +125,9 @@ class HeaderProtocol(Protocol):
     :param factory: has the factory behind.
     :param address: the proxy's.
     """
+
+    #: It counts for nobody: the proxy is trusted.
+    client: str | None = None
 
     def __init__(self, factory: ProxiedFactory, address: IAddress | None) -> None:
         self.factory: ProxiedFactory = factory
@@ -190,7 +197,12 @@ class HeaderProtocol(Protocol):
         self._ended = True
         transport: Any = self.transport
         address = self.address if header.source is None else _address(header.source)
-        successor = self.factory.factory.buildProtocol(address)
+        # Its place is for its successor.
+        core.admission.leave(self.client)
+        try:
+            successor = self.factory.factory.buildProtocol(address)
+        finally:
+            core.admission.enter(self.client)
         if successor is None:
             self._close()
             return

@@ -30,6 +30,7 @@ from zope.interface import implementer
 from smtpsvc.interfaces import IBackend, IExtension, IMonitor, ISASLMechanism
 from smtpsvc.listeners import ListenError, explain
 from smtpsvc.server.factory import Connection, SMTPFactory
+from smtpsvc.server.shared import Shared
 from smtpsvc.settings import Role, Settings
 
 #: A client that does not read its farewell is dropped after so many seconds.
@@ -92,6 +93,8 @@ class MailService(MultiService):
         self._clock = clock
         self._tls = tls
         self._factories: dict[tuple[Role, bool], _Factory] = {}
+        # Comes with the first of them.
+        self._shared: Shared | None = None
         # Who waits for the stop that is under way.
         self._stopping: list[Deferred[None]] = []
         for part in (tls, backend):
@@ -133,7 +136,9 @@ class MailService(MultiService):
                 clock=self._clock,
                 tls=self._tls,
                 implicit_tls=implicit_tls,
+                shared=self._shared,
             )
+            self._shared = self._factories[kind].shared
         return self._factories[kind]
 
     @property

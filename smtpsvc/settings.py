@@ -22,7 +22,7 @@ from smtpsvc.grammar.addresses import is_address_literal, is_domain
 KIB = 1024
 MIB = 1024 * KIB
 
-#: Longest AUTH line with its CRLF, whatever the limit for other lines is (RFC 4954 §4.3.1.11).
+#: Longest AUTH line with its CRLF, whatever the limit for other lines is (RFC 4954 §4).
 AUTH_LINE = 12288
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -96,26 +96,68 @@ class Limits:
     proxy_timeout: float = 30.0
     #: Wait for the handshake of TLS to be complete.
     handshake_timeout: float = 30.0
+    #: Connections at one time; 0 for no limit.
+    connections: int = 1000
+    #: Connections of one client at one time: of an IPv4 address, or an IPv6 network of 64 bits. None is 50, and
+    #: leaves out this machine's own clients; a number counts everybody but trusted proxies; 0 for no limit.
+    connections_per_client: int | None = None
+    #: Commands of one connection that are refused before it is closed, from one message to the next; 0 for no limit.
+    errors: int = 20
+    #: Recipients of one connection that may be refused before each of them counts as an error; 0 for no limit.
+    refused_recipients: int = 100
+    #: Commands that send no mail, such as NOOP, before each of them counts as an error; 0 for no limit.
+    junk: int = 100
+    #: Logins of one connection that may fail before it is closed, and of one network before it waits; 0 for no limit.
+    auth_failures: int = 3
+    #: Wait before the greeting, and refuse a client that does not; 0 for none.
+    greet_delay: float = 0.0
+    #: Bytes a second of a message that must come, on the average of half a minute; 0 for no limit.
+    data_rate: int = 0
+    #: ``Received:`` fields of a message: more of them are a loop (RFC 5321 §6.3); 0 for no limit.
+    received: int = 50
+    #: Largest header of a message; 0 for no limit.
+    header_size: int = MIB
+    #: Longest line of a message without its CRLF; 0 for no limit. RFC 5321 §4.5.3.1.6 has 998.
+    text_line: int = 0
+    #: Bytes in memory that wait for the backend or for clients, past which content is not read on.
+    buffered: int = 64 * MIB
+    #: Wait for a command or a piece of a message at most, while 80 % of the connections are in use; 0 for no change.
+    stress_timeout: float = 10.0
     #: Time that open transactions have to end when the service stops; 0 to break them off at once.
     grace: float = 30.0
 
     def __post_init__(self) -> None:
-        _check(self.message_size >= 0, "--max-message-size", "a size below 0 has no meaning; 0 is no limit")
+        for option, value in {
+            "--max-message-size": self.message_size,
+            "--max-messages": self.messages,
+            "--max-domains": self.recipient_domains,
+            "--min-free-space": self.min_free_space,
+            "--max-connections": self.connections,
+            "--max-connections-per-client": self.connections_per_client or 0,
+            "--max-errors": self.errors,
+            "--max-refused-recipients": self.refused_recipients,
+            "--max-junk": self.junk,
+            "--max-auth-failures": self.auth_failures,
+            "--greet-delay": self.greet_delay,
+            "--min-data-rate": self.data_rate,
+            "--max-received": self.received,
+            "--max-header-size": self.header_size,
+            "--max-text-line": self.text_line,
+            "--stress": self.stress_timeout,
+        }.items():
+            _check(value >= 0, option, "a value below 0 has no meaning; 0 turns it off")
         _check(self.recipients >= 1, "--max-recipients", f"{self.recipients} recipients would accept no mail")
-        _check(self.messages >= 0, "--max-messages", "a number below 0 has no meaning; 0 is no limit")
-        _check(self.recipient_domains >= 0, "--max-domains", "a number below 0 has no meaning; 0 is no limit")
         _check(
             self.line_length >= 512,
             "--max-line-length",
             f"{self.line_length} is below the 512 octets that RFC 5321 promises to clients",
         )
-        _check(self.min_free_space >= 0, "--min-free-space", "a size below 0 has no meaning; 0 is no limit")
         _check(self.command_timeout > 0, "--timeout", "a wait must be longer than 0 seconds")
         _check(self.data_timeout > 0, "--data-timeout", "a wait must be longer than 0 seconds")
-        _check(self.hook_timeout > 0, "hook_timeout", "a wait must be longer than 0 seconds")
+        _check(self.hook_timeout > 0, "--hook-timeout", "a wait must be longer than 0 seconds")
         _check(self.read_ahead >= 4 * KIB, "read_ahead", "at least 4096 bytes are needed")
-        _check(self.proxy_timeout > 0, "proxy_timeout", "a wait must be longer than 0 seconds")
-        _check(self.handshake_timeout > 0, "handshake_timeout", "a wait must be longer than 0 seconds")
+        _check(self.proxy_timeout > 0, "--proxy-timeout", "a wait must be longer than 0 seconds")
+        _check(self.handshake_timeout > 0, "--handshake-timeout", "a wait must be longer than 0 seconds")
         _check(self.grace >= 0, "--grace", "a time below 0 has no meaning; 0 breaks transactions off at once")
 
 

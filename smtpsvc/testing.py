@@ -172,6 +172,9 @@ class Wire:
         return self
 
     def _settle(self) -> None:
+        factory: Any = getattr(self.protocol, "factory", None)
+        while getattr(factory, "unfinished", None):
+            factory.go_on()
         # As a real transport does: a connection that was closed is lost soon after.
         if not self.lost and self.closed:
             self.hang_up(ConnectionDone())

@@ -207,4 +207,4 @@ class Envelope:
         return self.role is Role.LMTP or "PRDR" in self.mail_params
 
     def __repr__(self) -> str:
-        return f"<Envelope {self.id} from <{self.sender}> to {len(self.recipients)}>"
+        return f"<Envelope {self.id} from {str(self.sender)!r} to {len(self.recipients)}>"

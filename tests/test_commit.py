@@ -445,3 +445,13 @@ class MakeTests(SynchronousTestCase):
         self.directory.unlink()
         self.directory.write_bytes(b"")
         self.assertRaises(NotADirectoryError, make_maildir, str(self.directory), self.system)
+
+    def test_nowhere(self) -> None:
+        """Where nobody can make a directory and the error says otherwise, as below /proc, the search ends."""
+
+        class Proc(System):
+            def mkdir(self, path: str) -> None:
+                os.stat(path)
+                raise FileExistsError
+
+        self.assertRaises(FileNotFoundError, make_maildir, str(self.directory), Proc())

@@ -206,5 +206,5 @@ class CommandTests(SynchronousTestCase):
         command = [sys.executable, "-m", "smtpsvc", "--check", "--hostname", "mx.example.org", "--port", "0"]
         done = run(*command, env={**os.environ, "PYTHONPATH": str(ROOT)})
         said = iter(done.stdout.decode().splitlines())
-        for line in shown.replace("port = 2525", "port = 0").replace("...", "").split("\n"):
+        for line in re.sub("port( =)? 2525", r"port\1 0", shown).replace("...", "").split("\n"):
             self.assertTrue(not line or line in said, f"{line!r}, in this place")

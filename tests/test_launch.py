@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc.backends.function import on_message
 from smtpsvc.backends.null import NullBackend
+from smtpsvc.extensions import Extension
 from smtpsvc.launch import PIPE, LaunchedService, Plan, StartError, one_sentence, say
 from smtpsvc.listeners import Listener, ListenError, PortGroup
 from smtpsvc.session import Backend
@@ -61,8 +62,8 @@ def listener(*addresses: Any, name: str = "--port 2525", **more: Any) -> Listene
 
 def launched(*listeners: Listener, **more: Any) -> LaunchedService:
     """Make the service for some listeners."""
-    fields: dict[str, Any] = {"backend": NullBackend(), "backend_name": "null:", **more}
-    return LaunchedService(Plan(settings=Settings(), listeners=listeners, **fields))
+    fields: dict[str, Any] = {"settings": Settings(), "backend": NullBackend(), "backend_name": "null:", **more}
+    return LaunchedService(Plan(listeners=listeners, **fields))
 
 
 class LaunchTestCase(SynchronousTestCase):
@@ -184,6 +185,15 @@ class WarningTests(LaunchTestCase):
         """With a domain, or on this machine alone, there is nothing to warn of."""
         launched(listener(EVERYWHERE), domains=["x.example"]).startService()
         launched(listener(V4, V6), listener(UNIXAddress(b"/run/smtp"))).startService()
+        self.assertEqual(self.logged("warn"), [])
+
+    def test_logins(self) -> None:
+        """Where all clients must log in, mail for any domain is what they are there for."""
+        launched(listener(EVERYWHERE, role=Role.SUBMISSION)).startService()
+        login = Extension()
+        login.keyword = "AUTH"
+        settings = Settings(require_auth=True)
+        launched(listener(EVERYWHERE), settings=settings, extensions=[login]).startService()
         self.assertEqual(self.logged("warn"), [])
 
 

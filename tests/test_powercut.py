@@ -19,6 +19,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from smtpsvc.backends.commit import make_maildir
 from smtpsvc.backends.maildir import SPOOL_AT, MaildirBackend
 from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.settings import Role
@@ -155,6 +156,17 @@ class PowerCutTests(TestCase):
                 self.assertEqual(recording.faults(operations, chance), [], f"{what}, {len(operations)} operations")
             cuts += 1
         self.assertGreater(cuts, 100)
+
+    async def test_made_by_another(self) -> None:
+        """A Maildir whose maker was killed before it fsynced anything is no trap for the next."""
+        directory = str(Path(self.mktemp()).absolute() / "Maildir")
+        killed = Recorder("fsync_directory")
+        make_maildir(directory, killed)
+        recorder = Recorder()
+        recorder.operations += killed.operations
+        recording = Recording(directory, recorder)
+        await recording.run()
+        self.assertEqual(recording.faults(recorder.operations, lambda operation: False), [])
 
     async def test_order(self) -> None:
         """Each message is written, fsynced, renamed, its directory fsynced, and only then answered."""

@@ -48,7 +48,7 @@ class LimitsTests(SynchronousTestCase):
         for wrong in (0, -1, math.nan):
             self.check("--timeout", command_timeout=wrong)
             self.check("--data-timeout", data_timeout=wrong)
-            self.check("hook_timeout", hook_timeout=wrong)
+            self.check("--hook-timeout", hook_timeout=wrong)
         self.check("read_ahead", read_ahead=4 * KIB - 1)
 
     def test_edges(self) -> None:

@@ -102,6 +102,8 @@ class OptionTests(TapTestCase):
             ("--max-message-size", "0", Settings(limits=Limits(message_size=0))),
             ("--max-recipients", "7", Settings(limits=Limits(recipients=7))),
             ("--max-line-length", "512", Settings(limits=Limits(line_length=512))),
+            ("--min-free-space", "1G", Settings(limits=Limits(min_free_space=1 << 30))),
+            ("--min-free-space", "0", Settings(limits=Limits(min_free_space=0))),
             ("--timeout", "1.5", Settings(limits=Limits(command_timeout=1.5))),
             ("--data-timeout", "60", Settings(limits=Limits(data_timeout=60))),
             ("--bare-newline", "Normalize", Settings(bare_newline=BareNewline.NORMALIZE)),
@@ -122,6 +124,17 @@ class OptionTests(TapTestCase):
         self.assertEqual(wire.codes, [250, 250, 250, 550])
         self.assertEqual(wire.last_reply.enhanced, replies.RELAYING_DENIED.enhanced)
         wire.hang_up()
+
+    def test_dedupe(self) -> None:
+        """With ``--dedupe`` a message that comes again is answered 250 and kept once; without, each is kept."""
+        cases = (((), "taken as"), (("--dedupe", "0"), "taken as"), (("--dedupe", "60"), "kept before as"))
+        for options, words in cases:
+            with self.subTest(options):
+                service: Any = makeService(parse("--backend", "null:", *options))
+                for _ in range(2):
+                    wire = Wire(service.factory()).greeted()
+                    wire.say("MAIL FROM:<>", "RCPT TO:<x@a.example>", "DATA", "text", ".").hang_up()
+                self.assertIn(words, wire.last_reply.text)
 
     def test_version(self) -> None:
         """``--version`` prints that of smtpsvc."""
@@ -171,6 +184,8 @@ class MistakeTests(TapTestCase):
             "--timeout=0": "--timeout: a wait must be longer than 0 seconds",
             "--timeout=nan": "--timeout: 'nan' is no number of seconds; write digits, such as 300",
             "--data-timeout=5m": "--data-timeout: '5m' is no number of seconds; write digits, such as 300",
+            "--min-free-space=1T": "--min-free-space: '1T' is no size; write bytes, or a number with K, M or G ",
+            "--dedupe=1h": "--dedupe: '1h' is no number of seconds; write digits, such as 300",
             "--bare-newline=keep": "--bare-newline: 'keep' is neither reject nor normalize",
             "--backend=null:x": "--backend: null: takes no argument, so 'x' has no meaning; write null:",
             "--help-backend=nul": "--help-backend: there is no backend 'nul' (did you mean null?); there are ",

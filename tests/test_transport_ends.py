@@ -304,12 +304,15 @@ class DirectClosingTests(ClosingTests, Direct, TransportTestCase):
         served, client = await self.meet(port)
         client.close()
         await self.lost(served)
-        heir, _ = await self.meet(port)
+        heir, other = await self.meet(port)
         heir.do("pauseProducing")
-        for name in ("loseWriteConnection", "startReading", "startWriting", "stopReading", "stopWriting"):
+        for name in ("loseWriteConnection", "startReading", "startWriting"):
             served.do(name)
-        await turns(3)
+            await turns(3)
         self.assertFalse(heir.lost)
+        heir.do("resumeProducing")
+        other.say(b"go")
+        await until(lambda: heir.received, "data is delivered")
 
 
 class StockClosingTests(ClosingTests, Stock, TransportTestCase):

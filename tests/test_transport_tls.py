@@ -7,6 +7,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
@@ -69,13 +70,13 @@ class TLSClient:
     async def send(self, data: bytes) -> None:
         """Send any number of bytes."""
         for start in range(0, len(data), 1 << 16):
-            await self._until_done(lambda start=start: self._tls.write(data[start : start + (1 << 16)]))
+            await self._until_done(partial(self._tls.write, data[start : start + (1 << 16)]))
 
     async def receive(self, size: int) -> bytes:
         """Take exactly *size* bytes."""
         data = bytearray()
         while len(data) < size:
-            piece = await self._until_done(lambda rest=size - len(data): self._tls.read(rest))
+            piece = await self._until_done(partial(self._tls.read, size - len(data)))
             if not piece:
                 raise AssertionError(f"the farewell came early, after {data[-40:]!r}")
             data += piece
@@ -88,7 +89,7 @@ class TLSClient:
         :raises ssl.SSLEOFError: if the connection ends without it.
         """
         data = bytearray()
-        while piece := await self._until_done(lambda: self._tls.read(1 << 16)):
+        while piece := await self._until_done(partial(self._tls.read, 1 << 16)):
             data += piece
         return bytes(data)
 
@@ -307,14 +308,16 @@ class SMTPTests:
         await until(lambda: not factory.connections, "all connections are lost")
 
     async def test_pipelined(self: Any) -> None:
-        """A whole dialogue in one packet is answered in full, up to the farewell and the end."""
-        factory = SMTPFactory(ScriptedBackend(), settings_with())
+        """A long dialogue that is sent in one go is answered in full, up to the farewell and the end."""
+        factory = SMTPFactory(ScriptedBackend(), settings_with(recipients=5000))
         self.ports.append(self.listen(factory))
         client = self.dial(self.ports[0])
         self.assertIn(b"220 ", await client.some(1000))
-        client.say(b"EHLO client.example\r\n" + b"NOOP\r\n" * 5000 + b"QUIT\r\n")
+        await client.send(
+            b"EHLO client.example\r\nMAIL FROM:<a@x.example>\r\n" + b"RCPT TO:<b@y.example>\r\n" * 5000 + b"QUIT\r\n"
+        )
         output = await client.rest()
-        self.assertEqual(output.count(b"\r\n250 2.0.0 "), 5000)
+        self.assertEqual(output.count(b"\r\n250 2.1.5 "), 5000)
         self.assertRegex(output, rb"\r\n221 [^\r\n]+\r\n\Z")
         await until(lambda: not factory.connections, "all connections are lost")
 

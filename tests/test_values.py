@@ -84,7 +84,7 @@ class EnvelopeTests(SynchronousTestCase):
         """An envelope shows its id, its sender and how many recipients it has."""
         envelope = Envelope("t1", CLIENT, Address("a", "x.example"))
         envelope.recipients.append(Recipient(ADDRESS))
-        self.assertEqual(repr(envelope), "<Envelope t1 from <a@x.example> to 1>")
+        self.assertEqual(repr(envelope), "<Envelope t1 from 'a@x.example' to 1>")
 
 
 class RecipientTests(SynchronousTestCase):

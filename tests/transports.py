@@ -188,7 +188,7 @@ class Client:
 
     async def receive(self, size: int, at_once: int = 1 << 20) -> bytes:
         """Take exactly *size* bytes, *at_once* in a turn at most."""
-        pieces = []
+        pieces: list[bytes] = []
         while size:
             piece = await self.some(min(size, at_once))
             if not piece:

@@ -84,22 +84,38 @@ def make_maildir(directory: str, system: System) -> None:
 def _make_directory(path: str, system: System) -> None:
     parent = os.path.dirname(path)
     try:
-        system.mkdir(path)
+        try:
+            system.mkdir(path)
+        except FileNotFoundError:
+            if parent == path:
+                raise
+            _make_directory(parent, system)
+            # Once more only: below /proc, where nothing can be made, the error is the same.
+            system.mkdir(path)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
-        return
-    except FileNotFoundError:
-        if parent == path:
-            raise
-        _make_directory(parent, system)
-        _make_directory(path, system)
         return
     above = system.open_directory(parent)
     try:
         system.fsync_directory(above)
     finally:
         system.close(above)
+
+
+def seal_directory(path: str, system: System) -> None:
+    """Bring a directory to the disk or raise OSError, and what leads to it as far as that may be read."""
+    # Who made them may have been killed before that was done.
+    directory = system.open_directory(path)
+    try:
+        system.fsync_directory(directory)
+    finally:
+        system.close(directory)
+    if path != "/":
+        try:
+            seal_directory(os.path.dirname(path), system)
+        except OSError:
+            pass
 
 
 class TmpFile:

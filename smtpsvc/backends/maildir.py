@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from smtpsvc.backends.commit import HELPERS, Committer, Staged, System, TmpFile, make_maildir, remove
+from smtpsvc.backends.commit import HELPERS, Committer, Staged, System, TmpFile, make_maildir, remove, seal_directory
 from smtpsvc.backends.spool import Budget, IThreads, Spool, Threads, refusal
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
@@ -358,6 +358,7 @@ class MaildirBackend(Backend, Service):
 
     def _check(self, directory: str) -> None:
         make_maildir(directory, self._system)
+        seal_directory(directory, self._system)
         new, tmp = (os.path.join(directory, name) for name in ("new", "tmp"))
         if os.stat(new).st_dev != os.stat(tmp).st_dev:
             raise OSError(0, "its tmp/ and new/ are on different file systems")

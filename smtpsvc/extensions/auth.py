@@ -56,6 +56,11 @@ FREE: Final = (
 # RFC 4422 §3.1: sasl-mech, of either case on the wire (RFC 4954 §8).
 _COMMAND = re.compile(rb"([A-Za-z0-9_-]{1,20})(?: ([!-~]+))?")
 
+# Between the parts of a field that a mechanism has, such as ``auth=Bearer …``.
+_SEPARATORS = re.compile(rb"[\x01 ,=]")
+#: Parts of a field up to this length are looked for with the field only.
+_SHORT: Final = 3
+
 
 class Request(NamedTuple):
     """The argument of AUTH."""
@@ -173,11 +178,16 @@ class Auth(Extension):
 
         :raises SMTPError: with a reply that somebody else has worded.
         """
+        sent = [response or b""]
         try:
+            turn = conversation.login_turn()
+            if turn is not None:
+                await turn
             exchange = mechanism.start(context)
             step = await exchange.step(response)
             while isinstance(step, Challenge):
-                step = await exchange.step(await _respond(conversation, step.data))
+                sent.append(await _respond(conversation, step.data))
+                step = await exchange.step(sent[-1])
             return await self._judge(conversation, mechanism.name, step)
         except SASLError as error:
             return Reply(501, str(error), "5.5.2")
@@ -190,8 +200,8 @@ class Auth(Extension):
             raise
         except CancelledError:
             raise
-        except Exception:
-            conversation.failed(Failure(), f"AUTH {mechanism.name}")
+        except Exception as error:
+            conversation.failed(_failure(error, sent), f"AUTH {mechanism.name}")
             return TEMPORARY
 
     async def _judge(self, conversation: IConversation, mechanism: str, done: Done) -> Reply:
@@ -220,6 +230,33 @@ class Auth(Extension):
             return reply
         conversation.login(account, mechanism, logout)
         return reply if reply.code == GOOD.code else Reply(GOOD.code, reply.text, "2.7.0")
+
+
+class LoginBroken(Exception):
+    """
+    Something has failed while a client logged in, in words that had something of what it sent, such as a password.
+
+    ``str()`` names the exception's class in their place.
+    """
+
+
+def _failure(error: Exception, sent: Iterable[bytes]) -> Failure:
+    """
+    Give the failure to log for an exception.
+
+    :param sent: by the client, of which nothing may be logged.
+    """
+    words = f"{error} {error!r}"
+    fields = [field for response in sent for field in response.split(b"\0")]
+    # Tokens and names stand within fields too.
+    fields += [part for field in fields for part in _SEPARATORS.split(field) if len(part) > _SHORT]
+    for field in filter(None, fields):
+        text = field.decode("utf-8", "replace")
+        if text in words or repr(text)[1:-1] in words or repr(field)[2:-1] in words:
+            kind = type(error)
+            broken = LoginBroken(f"{kind.__module__}.{kind.__qualname__}, with words that are not logged")
+            return Failure(broken, LoginBroken, error.__traceback__)
+    return Failure(error)
 
 
 def is_private(conversation: IConversation) -> bool:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 from smtpsvc.grammar.addresses import SyntaxProblem
+from smtpsvc.grammar.shown import shown
 
 __all__ = ["MAX_LINE", "MAX_PAYLOAD", "HeaderTLS", "ProxyHeader", "ProxyHeaderReader", "SocketAddress", "crc32c"]
 
@@ -266,10 +267,10 @@ def _with_tlvs(header: ProxyHeader, block: bytes, start: int) -> ProxyHeader:
     return replace(
         header,
         tls=_parse_tls(values[_SSL]) if _SSL in values else None,
-        alpn=_text(values.get(_ALPN, b"")),
-        authority=_text(values.get(_AUTHORITY, b"")),
+        alpn=shown(values.get(_ALPN, b"")),
+        authority=shown(values.get(_AUTHORITY, b"")),
         unique_id=values.get(_UNIQUE_ID, b""),
-        namespace=_text(values.get(_NETNS, b"")),
+        namespace=shown(values.get(_NETNS, b"")),
         tlvs=tuple(tlvs),
     )
 
@@ -305,15 +306,11 @@ def _parse_tls(value: bytes) -> HeaderTLS | None:
     if not client & _CLIENT_SSL:
         return None
     return HeaderTLS(
-        version=_text(values.get(_SSL_VERSION, b"")),
-        cipher=_text(values.get(_SSL_CIPHER, b"")),
-        common_name=_text(values.get(_SSL_CN, b"")),
+        version=shown(values.get(_SSL_VERSION, b"")),
+        cipher=shown(values.get(_SSL_CIPHER, b"")),
+        common_name=shown(values.get(_SSL_CN, b"")),
         # HAProxy also sends 0 for a client that showed no certificate.
         verified=verify == 0 and bool(client & _CLIENT_CERTIFICATE),
-        signature_algorithm=_text(values.get(_SSL_SIG_ALG, b"")),
-        key_algorithm=_text(values.get(_SSL_KEY_ALG, b"")),
+        signature_algorithm=shown(values.get(_SSL_SIG_ALG, b"")),
+        key_algorithm=shown(values.get(_SSL_KEY_ALG, b"")),
     )
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")

@@ -146,6 +146,19 @@ class LastReply(Reply):
         return LastReply, (self.code, self.text, self.enhanced)
 
 
+class FirstReply(LastReply):
+    """A refusal in place of the greeting: with its enhanced code, although no client has asked for that yet."""
+
+    __slots__ = ()
+
+    def wire(self, extended: bool) -> bytes:
+        """Encode the reply with its enhanced code."""
+        return super().wire(True)
+
+    def __reduce__(self) -> tuple[type[Reply], tuple[int, str, str]]:
+        return FirstReply, (self.code, self.text, self.enhanced)
+
+
 def taken(id: str) -> Reply:
     """
     Make the reply to a message that was taken: ``250 2.0.0 OK, taken as ID``.
@@ -224,6 +237,10 @@ START_MAIL: Final = Reply(354, "End data with <CR><LF>.<CR><LF>")
 SHUTTING_DOWN: Final = Reply(421, "Service is shutting down, try again later", "4.3.2")
 TIMED_OUT: Final = Reply(421, "Timed out waiting for the client", "4.4.2")
 NO_SESSION: Final = Reply(421, "Service not available, try again later", "4.3.0")
+TOO_BUSY: Final = FirstReply(421, "Too many connections, try again later", "4.3.2")
+TOO_MANY_CONNECTIONS: Final = FirstReply(421, "Too many connections from your network, try again later", "4.7.0")
+TOO_MANY_ERRORS: Final = Reply(421, "Too many errors, closing", "4.7.0")
+TOO_MANY_LOGINS: Final = Reply(421, "Too many failed logins, try again later", "4.7.0")
 LOCAL_ERROR: Final = Reply(451, "Local error in processing, try again later", "4.3.0")
 HOOK_TIMED_OUT: Final = Reply(451, "Processing took too long, try again later", "4.3.0")
 RECIPIENT_TIMED_OUT: Final = Reply(420, "Delivery took too long, try again later", "4.4.7")
@@ -251,6 +268,11 @@ NOT_TRUSTED: Final = Reply(550, "Only trusted proxies may speak for others", "5.
 SENDER_NOT_ASCII: Final = Reply(550, "A sender that is not ASCII needs the SMTPUTF8 parameter", "5.6.7")
 RECIPIENT_NOT_ASCII: Final = Reply(553, "A recipient that is not ASCII needs the SMTPUTF8 parameter of MAIL", "5.6.7")
 RELAYING_DENIED: Final = Reply(550, "Mail for that domain is not taken here", "5.7.1")
+EARLY: Final = FirstReply(554, "You spoke before you were greeted", "5.5.0")
+ONLY_SMTP: Final = LastReply(554, "This is a mail server and speaks SMTP only", "5.5.1")
+TOO_MANY_HOPS: Final = Reply(554, "Too many Received fields: the message is in a loop", "5.4.6")
+HEADER_TOO_BIG: Final = Reply(552, "Header of the message is larger than the limit", "5.3.4")
+TEXT_LINE_TOO_LONG: Final = Reply(554, "A line of the message is longer than the limit", "5.6.0")
 TOO_BIG: Final = Reply(552, "Message is larger than the limit", "5.3.4")
 PARAMETERS_NEED_EHLO: Final = Reply(555, "Parameters need EHLO", "5.5.4")
 UNKNOWN_PARAMETER: Final = Reply(555, "A parameter is not recognized or not offered", "5.5.4")

@@ -44,6 +44,10 @@ BY_TRANSPORT: Final = 1
 BY_SESSION: Final = 2
 #: Enough has gathered for the hook that is waited for.
 BY_READ_AHEAD: Final = 4
+#: Others have their turn first.
+BY_TURN: Final = 8
+#: Too much is in memory.
+BY_MEMORY: Final = 16
 
 
 class Channel(Protocol):
@@ -54,6 +58,9 @@ class Channel(Protocol):
 
     #: When the client last got on, by the sweep's clock.
     since: float
+
+    #: True if there is something of the client that has not been taken.
+    unread: bool
 
     def wake(self) -> None:
         """Something has changed: send what is in :attr:`out`, and read on if that may be."""

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import State
-from smtpsvc.server.channel import CONTENT, LINES, PARTING, Channel
+from smtpsvc.server.channel import BY_MEMORY, CONTENT, LINES, PARTING, Channel
 from smtpsvc.server.opening import Opening
 from smtpsvc.values import Peer
 
@@ -61,6 +61,12 @@ class Contents(Opening):
         """What comes next is content, for *receiver*."""
         self.receiver = receiver
         self.mode = CONTENT if self.farewell is None else PARTING
+        self.spare_memory()
+
+    def spare_memory(self) -> None:
+        """Take no more content while too much waits in memory."""
+        if self.factory.budget.full:
+            self.channel.hold(BY_MEMORY)
 
     def received(self) -> None:
         """The content is over; command lines come next."""

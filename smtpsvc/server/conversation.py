@@ -19,6 +19,7 @@ from smtpsvc.grammar.states import State, out_of_sequence
 from smtpsvc.interfaces import IConversation
 from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, SECURING, Channel
 from smtpsvc.server.contents import Contents
+from smtpsvc.server.faults import count_refusal, is_foreign
 from smtpsvc.server.outcomes import LATER, deferred_of
 from smtpsvc.server.secured import Securable
 from smtpsvc.settings import Role, Settings
@@ -164,6 +165,13 @@ class Conversation(Securable, Contents):
         """
         if self.pending_prompt is not None:
             self.end_prompt(reply)
+        elif is_foreign(line):
+            self.factory.log.info(
+                "{peer_id}: {host} speaks TLS or HTTP where SMTP is spoken; closed",
+                peer_id=self.peer.id,
+                host=self.peer.host or "local",
+            )
+            self._answer(None, replies.ONLY_SMTP)
         elif line[:_LONGEST_VERB].upper().startswith(self.tables.laden):
             # How many octets follow cannot be known, and none of them may be read as a command.
             self._answer(None, LastReply(reply.code, reply.text, reply.enhanced))
@@ -179,7 +187,12 @@ class Conversation(Securable, Contents):
         if self.mode is CLOSED:
             return
         self._send(reply.wire(self.enhanced and (verb is None or not verb.plain)))
-        if last and reply.closes:
+        if last and reply.code >= 400:
+            if reply.closes:
+                self._close(reply)
+            else:
+                count_refusal(self, verb.name if verb is not None else "", reply)
+        elif last and reply.closes:
             self._close(reply)
         watch = self.factory.watch.replied
         if watch is not None:

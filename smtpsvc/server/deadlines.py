@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from smtpsvc.server.channel import BY_SESSION, BY_TRANSPORT, CLOSED, CONTENT, SECURING, WAITING
+from smtpsvc.server.channel import BY_MEMORY, BY_SESSION, BY_TRANSPORT, BY_TURN, CLOSED, CONTENT, SECURING, WAITING
 
 if TYPE_CHECKING:
     from smtpsvc.server.conversation import Conversation
     from smtpsvc.server.factory import SMTPFactory
+
+
+#: A message that comes too slowly does so for so many seconds.
+PERIOD: Final = 30.0
 
 
 class Watched(Protocol):
@@ -97,6 +101,9 @@ class Timed:
     conversation: Conversation
     since: float
     paused: Any
+    octets: int
+    #: When the rate of content was looked at, and how much there had been by then; None outside of content.
+    measured: tuple[float, int] | None = None
 
     if TYPE_CHECKING:
 
@@ -105,6 +112,21 @@ class Timed:
         def check_handshake(self, waited: float) -> None: ...
 
         def wake(self) -> None: ...
+
+    def _patience(self, content: bool) -> float:
+        """How long the client may take for what comes next."""
+        limits = self.factory.settings.limits
+        usual = limits.data_timeout if content else limits.command_timeout
+        return min(usual, limits.stress_timeout) if self.factory.admission.stressed else usual
+
+    def _is_slow(self, now: float, rate: int) -> bool:
+        """Say whether less of a message has come than should have, over :data:`PERIOD`."""
+        content = self.conversation.mode is CONTENT and not self.paused
+        began, octets = self.measured or (now, self.octets)
+        over = now - began
+        if not content or self.measured is None or over >= PERIOD:
+            self.measured = (now, self.octets) if content else None
+        return content and over >= PERIOD and self.octets - octets < rate * over
 
     def check_deadline(self, now: float) -> None:
         """
@@ -116,15 +138,16 @@ class Timed:
         mode = conversation.mode
         limits = self.factory.settings.limits
         waited = now - self.since
+        slow = limits.data_rate and self._is_slow(now, limits.data_rate)
         if mode is WAITING:
             if now - conversation.asked > limits.hook_timeout:
                 conversation.expire()
                 self.wake()
         elif mode is SECURING:
             self.check_handshake(waited)
-        elif self.paused & BY_SESSION and mode is not CLOSED:
+        elif self.paused & (BY_SESSION | BY_MEMORY | BY_TURN) and mode is not CLOSED:
             self.since = now
-        elif waited <= (limits.data_timeout if mode is CONTENT else limits.command_timeout):
+        elif waited <= self._patience(mode is CONTENT) and not slow:
             return
         elif mode is CLOSED or self.paused & BY_TRANSPORT:
             # It does not even read that it was told to go.

@@ -14,16 +14,20 @@ from itertools import count
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
 from smtpsvc.extensions import defaults
+from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IAccount, IBackend, IExtension, IMonitor, ISASLMechanism
+from smtpsvc.server.admission import Refused
+from smtpsvc.server.channel import BY_TURN
 from smtpsvc.server.deadlines import MonotonicClock, Sweep, Watched
 from smtpsvc.server.protocol import SMTPProtocol
+from smtpsvc.server.shared import Shared
 from smtpsvc.server.tables import Tables
 from smtpsvc.server.watch import Watch
 from smtpsvc.session import Session
@@ -33,6 +37,9 @@ from smtpsvc.values import Peer, TLSInfo
 
 class Connection(Watched, Protocol):
     """What a factory knows of each of its connections."""
+
+    #: For whom it counts (see Admission), or None.
+    client: str | None
 
     def shut_down(self) -> None:
         """The service ends: say so if that may be, and close."""
@@ -69,6 +76,7 @@ class SMTPFactory(Factory):
     :param tls: what TLS begins with: a :class:`~smtpsvc.tls.CertificateStore`, a ``CertificateOptions``, or
         any ``IOpenSSLServerConnectionCreator``; without it STARTTLS is not offered.
     :param implicit_tls: TLS comes first, with *tls*; session and greeting wait for it (RFC 8314).
+    :param shared: what it shares with other factories of the same process; its own if None.
     :raises ValueError: with a sentence, if the extensions clash, or there is no *tls* for *implicit_tls*.
     :raises zope.interface.Invalid: if *backend* or an extension does not provide its interface.
     """
@@ -91,6 +99,7 @@ class SMTPFactory(Factory):
         wall_clock: Callable[[], float] = time.time,
         tls: Any = None,
         implicit_tls: bool = False,
+        shared: Shared | None = None,
     ) -> None:
         verifyObject(IBackend, backend)
         settings = settings or Settings()
@@ -117,6 +126,10 @@ class SMTPFactory(Factory):
         self.role = role
         self.clock: IReactorTime = clock
         self.wall_clock = wall_clock
+        self.shared = Shared(settings, clock) if shared is None else shared
+        #: Says who is let in.
+        self.admission = self.shared.admission
+        self.budget = self.shared.budget
         self.tables = Tables(settings, backend, role, offered)
         if settings.require_auth and role is Role.SMTP and "AUTH" not in self.tables.keywords:
             raise ValueError("--require-auth needs --auth: without it nobody could log in")
@@ -134,6 +147,7 @@ class SMTPFactory(Factory):
             limits.hook_timeout,
             limits.proxy_timeout,
             limits.handshake_timeout,
+            limits.stress_timeout or limits.command_timeout,
         )
         self.sweep = Sweep(clock, self.connections, shortest)
         #: The protocol that is being read, or None.
@@ -142,6 +156,9 @@ class SMTPFactory(Factory):
         self._turning = False
         #: What is to be done after it.
         self._ready: deque[Callable[[], None]] = deque()
+        #: Protocols that have more to read than they may at a time.
+        self.unfinished: deque[SMTPProtocol] = deque()
+        self._next_turn: IDelayedCall | None = None
         self._verified: set[tuple[Any, type]] = set()
         # Seconds keep ids in order and apart from earlier runs, chance from other processes.
         stamp = f"{int(time.time()):x}{secrets.token_hex(3)}"
@@ -152,17 +169,27 @@ class SMTPFactory(Factory):
         return self._next_id()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make the protocol for a client."""
-        return self.protocol(self, Peer(addr, self._next_id()))
+        """Make the protocol for a client: one that refuses it, if it cannot be served."""
+        client = self.admission.counts(addr)
+        refusal = self.admission.refusal(client, addr)
+        if refusal is not None:
+            # Where TLS comes first it could not be read without a handshake.
+            return Refused(None if self.implicit_tls else refusal)
+        protocol = self.protocol(self, Peer(addr, self._next_id()))
+        if protocol is not None:
+            protocol.client = client
+        return protocol
 
     def connected(self, protocol: Connection) -> None:
         """A protocol has its connection."""
         self.connections.add(protocol)
+        self.admission.enter(protocol.client)
         self.sweep.begin()
 
     def disconnected(self, protocol: Connection) -> None:
         """A protocol has lost its connection."""
         self.connections.discard(protocol)
+        self.admission.leave(protocol.client)
         if not self.connections:
             self.sweep.end()
 
@@ -174,6 +201,19 @@ class SMTPFactory(Factory):
     def _ended(self, result: Any, hook: Deferred[Any]) -> Any:
         self.unfinished.discard(hook)
         return result
+
+    def recount(self, protocol: Connection, address: IAddress | None) -> Reply | None:
+        """
+        Count a connection for another client than before (XCLIENT).
+
+        :returns: a refusal, if the client has too many.
+        """
+        admission = self.admission
+        admission.leave(protocol.client)
+        protocol.client = admission.counts(address)
+        refusal = admission.refusal(protocol.client, address)
+        admission.enter(protocol.client)
+        return refusal
 
     def read(self, protocol: SMTPProtocol) -> None:
         """
@@ -192,6 +232,20 @@ class SMTPFactory(Factory):
                 self._ready.popleft()()
         finally:
             self._turning = False
+
+    def go_on_later(self, protocol: SMTPProtocol) -> None:
+        """Let a protocol read on when everybody else has had a turn."""
+        self.unfinished.append(protocol)
+        if self._next_turn is None:
+            self._next_turn = self.clock.callLater(0, self.go_on)
+
+    def go_on(self) -> None:
+        """Let each protocol that has more to read have its turn."""
+        call, self._next_turn = self._next_turn, None
+        if call is not None and call.active():
+            call.cancel()
+        for _ in range(len(self.unfinished)):
+            self.unfinished.popleft().release(BY_TURN)
 
     def turn(self, work: Callable[[], None]) -> None:
         """Do a piece of work that is no reading: now, or after what is being done."""
@@ -233,7 +287,7 @@ class SMTPFactory(Factory):
         :param account: the stranger has logged in as this.
         :returns: the lines of the reply, without CRLF.
         """
-        stranger = self.buildProtocol(None).conversation
+        stranger = self.protocol(self, Peer(None, self._next_id())).conversation
         stranger.peer.tls = tls
         stranger.peer.account = account
         stranger.session = Session()

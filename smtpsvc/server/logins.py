@@ -7,7 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from smtpsvc.grammar import replies
+from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.server.channel import Channel
+from smtpsvc.server.faults import faults_of
 from smtpsvc.server.hooks import Hooks
 from smtpsvc.values import Peer
 
@@ -15,18 +21,37 @@ if TYPE_CHECKING:
     from smtpsvc.grammar.trace import Received
     from smtpsvc.interfaces import IAccount
     from smtpsvc.server.factory import SMTPFactory
+    from smtpsvc.server.faults import Faults
 
 
 class Logins(Hooks):
     """The part of a conversation that takes logins and forgets them."""
 
-    __slots__ = ("_leave", "trace")
+    __slots__ = ("_leave", "faults", "trace")
 
     def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
         super().__init__(channel, factory, peer)
         #: The prepared beginning of ``Received:``, made for the first message after a greeting or a login.
         self.trace: Received | None = None
+        #: What has gone wrong, or None.
+        self.faults: Faults | None = None
         self._leave: Callable[[], object] | None = None
+
+    if TYPE_CHECKING:
+
+        def close(self, reply: Reply) -> None: ...
+
+    def login_turn(self) -> Deferred[None] | None:
+        """
+        Wait until the client's credentials may be judged.
+
+        :returns: None for now, or a Deferred.
+        :raises SMTPError: 421 4.7.0, if others of its network wait already.
+        """
+        wait = self.factory.shared.guesses.wait(self.peer.address)
+        if wait is None:
+            raise SMTPError(replies.TOO_MANY_LOGINS)
+        return deferLater(self.factory.clock, wait) if wait else None  # type: ignore[arg-type]
 
     def login(self, account: IAccount, mechanism: str = "", logout: Callable[[], object] | None = None) -> None:
         """
@@ -36,6 +61,8 @@ class Logins(Hooks):
         :param logout: called once when the connection ends or STARTTLS makes it begin anew.
         """
         self.logout()
+        if mechanism:
+            self.factory.shared.guesses.succeeded(self.peer.address)
         self.peer.account = account
         self._leave = logout
         # ``with ESMTPA`` (RFC 4954 §7).
@@ -45,7 +72,13 @@ class Logins(Hooks):
             watch(self.peer, mechanism, True)
 
     def login_refused(self, mechanism: str) -> None:
-        """Tell the monitors that a client's credentials were refused."""
+        """A client's credentials were refused: count that, and tell the monitors."""
+        faults = faults_of(self)
+        faults.logins += 1
+        self.factory.shared.guesses.failed(self.peer.address)
+        limit = self.factory.settings.limits.auth_failures
+        if limit and faults.logins >= limit:
+            self.close(replies.TOO_MANY_LOGINS)
         watch = self.factory.watch.login
         if watch is not None:
             watch(self.peer, mechanism, False)

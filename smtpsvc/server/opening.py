@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar import replies
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 class Opening(Logins):
     """The part of a conversation that opens its session, and another when XCLIENT comes."""
 
-    __slots__ = ("_reopening", "session")
+    __slots__ = ("_delay", "_reopening", "session")
 
     def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
         super().__init__(channel, factory, peer)
         self.session: Any = None
         # True from XCLIENT to the greeting that answers it.
         self._reopening = False
+        # Until the greeting is due.
+        self._delay: IDelayedCall | None = None
 
     if TYPE_CHECKING:
         tables: Tables
@@ -43,7 +46,18 @@ class Opening(Logins):
         def ungreeted(self) -> None: ...
 
     def open(self) -> None:
-        """The client is there: ask the backend for a session, then greet."""
+        """The client is there: ask the backend for a session, then greet; all that after the delay, if there is one."""
+        delay = self.factory.settings.limits.greet_delay
+        if delay:
+            self._delay = self.factory.clock.callLater(delay, self._turn, self._open)
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        if self._delay is not None:
+            self._delay = None
+            if self.mode is CLOSED or self._is_early():
+                return
         watch = self.factory.watch.connected
         if watch is not None:
             watch(self.peer)
@@ -61,12 +75,20 @@ class Opening(Logins):
         reply = self._take_session(value)
         if self.session is None:
             self.finish(reply)
-        elif self.mode is not CLOSED:
+        elif self.mode is not CLOSED and not self._is_early():
             self.mode = LINES
             if self.peer.tls is None:
                 self._answer(None, reply)
             else:
                 greet(self, reply)  # type: ignore[arg-type]
+
+    def _is_early(self) -> bool:
+        """Refuse a client that speaks before the greeting, where that is delayed to see who does (RFC 5321 §4.3.1)."""
+        if not self.factory.settings.limits.greet_delay or not self.channel.unread:
+            return False
+        self.finish(replies.EARLY)
+        self.channel.wake()
+        return True
 
     def _take_session(self, value: Any) -> Reply:
         """
@@ -108,12 +130,16 @@ class Opening(Logins):
         :returns: the greeting, or the refusal of a hook, after which the connection is closed; or a
             Deferred of either.
         """
+        refusal = self.factory.recount(self.channel, peer.address)  # type: ignore[arg-type]
+        if refusal is not None:
+            return refusal
         reason = Failure(ConnectionDone("another client speaks on this connection"))
         self.close_session(reason)
         watch = self.factory.watch
         if watch.disconnected is not None:
             watch.disconnected(self.peer, reason)
         self.peer = peer
+        self.faults = None
         self.ungreeted()
         self._reopening = True
         if watch.connected is not None:
@@ -144,6 +170,9 @@ class Opening(Logins):
 
     def close_session(self, reason: Failure) -> None:
         """Tell the session that it is over, if there is one, and the account's realm."""
+        delay, self._delay = self._delay, None
+        if delay is not None:
+            delay.cancel()
         session, self.session = self.session, None
         if session is not None:
             self.background(session.close, reason)

@@ -42,6 +42,14 @@ def deferred_of(outcome: object) -> Deferred[Any] | None:
     return None
 
 
+def cancel(deferred: Deferred[Any]) -> None:
+    """Ask a hook to stop; what its canceller raises is logged."""
+    try:
+        deferred.cancel()
+    except Exception:
+        log.failure("a hook of the backend could not be cancelled")
+
+
 class Wait:
     """
     Waits for one pending outcome, and takes its end exactly once.
@@ -82,7 +90,7 @@ class Wait:
         :param late: called with what still comes of it, perhaps at once.
         """
         self.then, self.late = None, late
-        self.deferred.cancel()
+        cancel(self.deferred)
 
 
 def judge(value: Any, peer: Peer, failed: Callable[[Failure], Reply]) -> Reply | None:
@@ -129,7 +137,7 @@ class _Gathered(Deferred[list[Any]]):
         self.cancelled = True
         for wait in self.waits:
             if wait is not None:
-                wait.deferred.cancel()
+                cancel(wait.deferred)
 
 
 def gather(

@@ -12,10 +12,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtpsvc.grammar import replies
-from smtpsvc.grammar.commands import BARE, line_fault
+from smtpsvc.grammar.commands import BARE
 from smtpsvc.server.channel import (
+    BY_MEMORY,
     BY_READ_AHEAD,
     BY_TRANSPORT,
+    BY_TURN,
     CLOSED,
     CONTENT,
     LINES,
@@ -26,25 +28,27 @@ from smtpsvc.server.channel import (
 )
 from smtpsvc.server.conversation import Conversation
 from smtpsvc.server.deadlines import Timed
+from smtpsvc.server.oddlines import OddLines
 from smtpsvc.server.secured import Securing, handshake_problem
-from smtpsvc.settings import AUTH_LINE, KIB
+from smtpsvc.settings import KIB
 from smtpsvc.values import Peer
 
 if TYPE_CHECKING:
     from smtpsvc.server.factory import SMTPFactory
 
-#: Replies to so many pipelined commands are looked at for their size, and sent past the next.
-_MANY_REPLIES: Final = 512
-_MUCH_TO_SEND: Final = 64 * KIB
+#: After so many replies to pipelined commands the other connections have their turn.
+_TURN: Final = 256
+#: A client that does not read its replies has about so much of them in memory.
+_UNSENT: Final = 64 * KIB
+#: What is kept of a client for the next read is counted if it is more than a line or two.
+_LITTLE: Final = 4 * KIB
 
 #: A piece of content this long counts as progress; so does a whole line.
 _PROGRESS: Final = 512
 
-_CR: Final = ord("\r")
-
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
-class SMTPProtocol(Securing, Timed, Protocol):
+class SMTPProtocol(Securing, Timed, OddLines, Protocol):
     """
     One connection.
 
@@ -56,6 +60,8 @@ class SMTPProtocol(Securing, Timed, Protocol):
     :param peer: who is there.
     """
 
+    #: For whom the connection counts, or None.
+    client: str | None = None
     #: Why the client is not read, as bits of ``channel.BY_*``; 0 if it is.
     paused = 0
     factory: SMTPFactory
@@ -74,14 +80,18 @@ class SMTPProtocol(Securing, Timed, Protocol):
         # Pieces that have come while nothing could be read, and their bytes together.
         self._gathered: list[bytes] = []
         self._gathered_size = 0
-        # True while the rest of a refused line is dropped, up to its CRLF.
+        # What of them is counted in the budget, and of that what was left by the last read.
+        self._counted = 0
+        self._kept = 0
         self._skipping = False
         # True when the client has shut down its side.
         self._ended = False
         # True when we have closed the connection.
         self._losing = False
-        # Bytes of content since the last progress.
-        self._trickle = 0
+        #: Bytes of content so far.
+        self.octets = 0
+        # As many at the last progress.
+        self._progress = 0
 
     # From the transport.
 
@@ -102,9 +112,10 @@ class SMTPProtocol(Securing, Timed, Protocol):
         if mode is WAITING or self.paused or self.factory.reading is not None:
             self._gathered.append(data)
             self._gathered_size += len(data)
+            self._count(len(data))
             if mode is not WAITING and not self.paused:
                 self.factory.read(self)
-            elif self._gathered_size > self.factory.settings.limits.read_ahead:
+            elif self._gathered_size > self.factory.settings.limits.read_ahead or self.factory.budget.full:
                 # Pausing late saves two calls of the poller for each hook that waits a moment.
                 self.hold(BY_READ_AHEAD)
             return
@@ -123,22 +134,31 @@ class SMTPProtocol(Securing, Timed, Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self.out.clear()
-        self._gathered.clear()
-        self._buffer = b""
+        self.take_unread()
+        self._count(-self._counted)
+        self._kept = 0
+        self.paused &= ~BY_TRANSPORT
+        self._losing = True
+        self.factory.budget.leave(self)
         self.tls = None
         if self.conversation.mode is SECURING:
             self.handshake_failed(handshake_problem(reason))
-        self.factory.disconnected(self)
         self.conversation.lost(reason)
+        # Behind the session's close(): with its last connection the service may stop the backend.
+        self.factory.disconnected(self)
 
     # As a producer.
 
     def pauseProducing(self) -> None:
         """Replies are not read: read no commands."""
+        if not self.paused & BY_TRANSPORT:
+            self._count(_UNSENT)
         self.hold(BY_TRANSPORT)
 
     def resumeProducing(self) -> None:
         """Replies have been read: go on."""
+        if self.paused & BY_TRANSPORT:
+            self._count(-_UNSENT)
         self.release(BY_TRANSPORT)
 
     def stopProducing(self) -> None:
@@ -151,22 +171,34 @@ class SMTPProtocol(Securing, Timed, Protocol):
         if not self.paused and not self._ended and not self._losing and self.transport is not None:
             self.transport.pauseProducing()
         self.paused |= why
+        if why == BY_MEMORY:
+            self.factory.budget.wait(self)
 
     def release(self, why: int) -> None:
         """Read the client again, unless there is another reason not to."""
         if not self.paused & why:
             return
         self.paused &= ~why
-        if self.paused:
+        if self.paused & ~BY_READ_AHEAD:
             return
         self.since = self.factory.sweep.now
-        if not self._ended and self.conversation.mode is not CLOSED and self.transport is not None:
+        # For having read ahead the transport stays paused until something is taken.
+        if not self.paused and not self._ended and self.conversation.mode is not CLOSED and self.transport is not None:
             self.transport.resumeProducing()
         self.wake()
+
+    def remember(self) -> None:
+        """There is room in memory again."""
+        self.release(BY_MEMORY)
 
     def wake(self) -> None:
         """Something has changed: send what is in :attr:`out`, and read on if that may be."""
         self.factory.read(self)
+
+    @property
+    def unread(self) -> bool:
+        """True if there is something of the client that has not been taken."""
+        return bool(self._buffer or self._gathered)
 
     def take_unread(self) -> bytes:
         """
@@ -176,9 +208,16 @@ class SMTPProtocol(Securing, Timed, Protocol):
         """
         rest = b"".join([self._buffer, *self._gathered])
         self._buffer = b""
-        self._gathered.clear()
-        self._gathered_size = 0
+        if self._gathered_size:
+            self._count(-self._gathered_size)
+            self._gathered.clear()
+            self._gathered_size = 0
         return rest
+
+    def _count(self, size: int) -> None:
+        """So many bytes of the client wait more, or less if it is below 0."""
+        self._counted += size
+        self.factory.budget.take(size)
 
     # Reading.
 
@@ -202,7 +241,6 @@ class SMTPProtocol(Securing, Timed, Protocol):
         # Where the first content of this read began; -1 for none.
         content = -1
         out = self.out
-        look = _MANY_REPLIES
         find = buffer.find
         line_received = conversation.line_received
         limit = self.factory.settings.limits.line_length
@@ -218,8 +256,9 @@ class SMTPProtocol(Securing, Timed, Protocol):
                     continue
                 start = end + 2
                 line_received(line)
-                if len(out) >= look:
-                    look = self._relieve(look)
+                if len(out) >= _TURN and not self.paused:
+                    self.hold(BY_TURN)
+                    self.factory.go_on_later(self)
             elif mode is CONTENT:
                 if start == len(buffer):
                     break
@@ -256,8 +295,12 @@ class SMTPProtocol(Securing, Timed, Protocol):
         mode = conversation.mode
         if mode is CLOSED:
             rest = b""
-            self._gathered.clear()
+            self.take_unread()
         self._buffer = rest
+        kept = len(rest) if len(rest) > _LITTLE else 0
+        if kept != self._kept:
+            self._count(kept - self._kept)
+            self._kept = kept
         if self.out:
             self._send()
         if mode is SECURING:
@@ -274,9 +317,9 @@ class SMTPProtocol(Securing, Timed, Protocol):
     def _content(self, buffer: bytes, start: int) -> int:
         """Give content to the conversation, and see whether the client gets on."""
         end = self.conversation.content_received(buffer, start)
-        self._trickle += end - start
-        if self._trickle >= _PROGRESS or buffer.find(b"\n", start, end) >= 0:
-            self._trickle = 0
+        self.octets = octets = self.octets + end - start
+        if octets - self._progress >= _PROGRESS or buffer.find(b"\n", start, end) >= 0:
+            self._progress = octets
             self.since = self.factory.sweep.now
         return end
 
@@ -285,56 +328,6 @@ class SMTPProtocol(Securing, Timed, Protocol):
         self.out.clear()
         if self.transport is not None:
             self.transport.write(data)
-
-    def _relieve(self, look: int) -> int:
-        """Keep what a client can make us owe it bounded."""
-        if sum(map(len, self.out)) > _MUCH_TO_SEND:
-            self._send()
-            return _MANY_REPLIES
-        return look + _MANY_REPLIES
-
-    # Lines that are not as they should be.
-
-    def _line_limit(self, line: bytes) -> int:
-        limit = self.factory.settings.limits.line_length
-        if self.conversation.mode is PROMPT or line[:5].upper() == b"AUTH ":
-            return max(limit, AUTH_LINE)
-        return limit
-
-    def _odd_line(self, buffer: bytes, start: int, end: int) -> int:
-        """
-        Take a whole line that is refused, skipped, long, or asked for by a prompt.
-
-        :returns: the offset behind its CRLF.
-        """
-        line = buffer[start:end]
-        conversation = self.conversation
-        if self._skipping:
-            self._skipping = False
-        else:
-            wrong = line_fault(line, self._line_limit(line))
-            if wrong is not None:
-                conversation.refuse_line(wrong, line)
-            elif conversation.mode is PROMPT:
-                conversation.prompted(line)
-            else:
-                conversation.line_received(line)
-        return end + 2
-
-    def _partial_line(self, rest: bytes) -> bytes:
-        """
-        Look at a line whose end has not come: what is wrong already is answered at once.
-
-        :returns: what to keep of it.
-        """
-        if not self._skipping:
-            wrong = line_fault(rest, self._line_limit(rest), partial=True)
-            if wrong is None:
-                return rest
-            self._skipping = True
-            self.conversation.refuse_line(wrong, rest)
-        # Up to the next CRLF all belongs to the refused line; its CR may have come.
-        return b"\r" if rest[-1] == _CR else b""
 
     # Ends.
 

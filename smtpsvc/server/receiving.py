@@ -4,8 +4,9 @@ Receiving a message: decoder, limits and delivery, with backpressure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
@@ -15,6 +16,7 @@ from smtpsvc.grammar.content import Damage, DotDecoder
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.grammar.trace import Received, date_time, with_protocol
 from smtpsvc.interfaces import IDelivery
+from smtpsvc.server.budget import Held
 from smtpsvc.server.channel import CLOSED
 from smtpsvc.server.outcomes import deferred_of
 from smtpsvc.server.results import Ending
@@ -23,6 +25,12 @@ from smtpsvc.values import Body
 
 if TYPE_CHECKING:
     from smtpsvc.server.conversation import Conversation
+
+
+#: Refusals by what the content is; damage in it comes first.
+_OF_CONTENT: Final = (
+    replies.TOO_BIG, replies.HEADER_TOO_BIG, replies.TOO_MANY_HOPS, replies.TEXT_LINE_TOO_LONG,
+)  # fmt: skip
 
 
 def data(conversation: Conversation, _: None) -> Any:
@@ -111,7 +119,7 @@ class Receiver(Ending):
     :param decoder: takes content out of what arrives.
     """
 
-    __slots__ = ("decoder", "delivery", "limit", "refusal")
+    __slots__ = ("decoder", "delivery", "inspect", "limit", "refusal")
 
     def __init__(self, conversation: Conversation, delivery: Any, decoder: Decoder) -> None:
         assert conversation.envelope is not None
@@ -120,6 +128,8 @@ class Receiver(Ending):
         self.delivery = delivery
         self.decoder = decoder
         self.limit = conversation.settings.limits.message_size
+        #: Looks at the next piece for what the limits forbid, or None.
+        self.inspect: Callable[[Receiver, bytes], Reply | None] | None = conversation.tables.inspect
         #: Bytes of content so far, dots undone, without the trace header.
         self.size = 0
         #: Why the message is not taken; its content is dropped then.
@@ -136,14 +146,30 @@ class Receiver(Ending):
             if content:
                 pending = self._write(content)
                 if pending is not None:
-                    self.conversation.settle(pending, lambda value: self._written(value, end >= 0))
+                    self._wait(pending, len(content), end >= 0)
                     return end if end >= 0 else len(data)
             elif self.decoder.damaged:
                 self.refuse(self.damage())
         if end < 0:
+            self.conversation.spare_memory()
             return len(data)
         self.end()
         return end
+
+    def _wait(self, pending: Any, size: int, ended: bool) -> None:
+        """The delivery may take its time over a piece, which is in memory meanwhile."""
+        conversation = self.conversation
+        held = Held(conversation.factory.shared.budget, size)
+
+        def written(value: Any) -> None:
+            held.release()
+            self._written(value, ended)
+
+        def late(value: Any) -> None:
+            held.release()
+            conversation.discard(value)
+
+        conversation.settle(pending, written, late=late)
 
     def _write(self, content: bytes) -> Any:
         """Give content to the delivery; None if it goes on at once, else what to settle."""
@@ -152,6 +178,11 @@ class Receiver(Ending):
         if self.limit and self.size > self.limit:
             self.refuse(replies.TOO_BIG)
             return None
+        if self.inspect is not None:
+            refusal = self.inspect(self, content)
+            if refusal is not None:
+                self.refuse(refusal)
+                return None
         if first:
             content = self._trace() + content
         try:
@@ -234,7 +265,7 @@ class Receiver(Ending):
             return
         conversation.received()
         if self.refusal is not None:
-            if self.refusal is replies.TOO_BIG and self.decoder.damaged:
+            if self.refusal in _OF_CONTENT and self.decoder.damaged:
                 # Which is found first depends on how the octets came; the reply does not.
                 self.refusal = self.damage()
             self.conclude(self.refusal)

@@ -74,6 +74,8 @@ class Ending:
             reply = replies.taken(self.envelope.id)
         elif reply is replies.HOOK_TIMED_OUT and conversation.tables.lmtp:
             reply = replies.RECIPIENT_TIMED_OUT
+        if conversation.faults is not None and reply.positive:
+            conversation.faults.forgive()
         if conversation.factory.watch.message is not None:
             self.report([reply] * len(self.envelope.recipients))
         pending = conversation.begin_again()
@@ -174,6 +176,8 @@ class Answers:
                 self._known[place] = replies.RECIPIENT_TIMED_OUT
             self._send()
         given = [reply for reply in self._known if reply is not None]
+        if conversation.faults is not None and any(reply.positive for reply in given):
+            conversation.faults.forgive()
         ending.report(given)
         pending = conversation.begin_again()
         if pending is None:

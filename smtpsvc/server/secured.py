@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtpsvc.grammar.replies import Reply
+from smtpsvc.grammar.shown import shown
 from smtpsvc.grammar.states import ANY
 from smtpsvc.interfaces import ISecured
 from smtpsvc.server.channel import CLOSED, LINES, PARTING, SECURING, WAITING
@@ -246,9 +247,9 @@ def tls_info(connection: SSL.Connection) -> TLSInfo:
     return TLSInfo(
         version=connection.get_protocol_version_name(),
         cipher=connection.get_cipher_name() or "",
-        sni=(connection.get_servername() or b"").decode("ascii", "backslashreplace"),
+        sni=shown(connection.get_servername() or b""),
         certificate=certificate,
-        alpn=connection.get_alpn_proto_negotiated().decode("ascii", "backslashreplace"),
+        alpn=shown(connection.get_alpn_proto_negotiated()),
     )
 
 

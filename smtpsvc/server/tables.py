@@ -17,6 +17,8 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import ANY, State, out_of_sequence
 from smtpsvc.interfaces import Check, Guard, IBackend, IExtension, IGreeting, IStorage, IVerifier
+from smtpsvc.server.faults import JUNK, count_junk
+from smtpsvc.server.inspection import Inspection
 from smtpsvc.server.space import SpaceGuard
 from smtpsvc.server.verbs import Verb, core_verbs
 from smtpsvc.settings import Role, Settings
@@ -56,6 +58,8 @@ class Tables:
         least = settings.limits.min_free_space
         if least and IStorage.providedBy(backend):
             named["MAIL"] = _checked(core["MAIL"], SpaceGuard(backend, least).check)
+        if settings.limits.junk:
+            named.update((name, _checked(named[name], count_junk)) for name in JUNK if name in named)
         claimed = dict.fromkeys(core, "the server")
         for extension in self.extensions:
             for name, verb in extension.verbs.items():
@@ -67,6 +71,10 @@ class Tables:
             name.encode("ascii"): replace(verb, name=name, allowed=int(verb.allowed))
             for name, verb in self._guarded(self._checked(named)).items()
         }
+
+        inspection = Inspection(settings.limits)
+        #: Looks at the first piece of a message; None if there is nothing to look for.
+        self.inspect = inspection.begin if inspection.needed else None
 
         #: The verbs that bring octets of their own.
         self.laden = tuple(name for name, verb in self.verbs.items() if verb.refused is not None)
