@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 
 from zope.interface import implementer
 
+from smtpsvc.direct import DIRECT, listening_reactor
 from smtpsvc.interfaces import IAccount
 from smtpsvc.listeners import Listener, parse_listener
 from smtpsvc.roles import check_role
@@ -38,6 +39,7 @@ class ListenOptions:
         ["require-tls", None, "Serve nobody without TLS: 530 5.7.0 to all but EHLO, NOOP, STARTTLS and QUIT."],
     ]
     optParameters: ClassVar[list[list[Any]]] = [
+        ["transport", None, DIRECT, "Serve TCP by our own transport (direct) or by Twisted's (stock)."],
         ["tls-client-ca", None, None, "Ask clients for certificates, and believe those of the authorities in FILE."],
     ]
 
@@ -91,6 +93,10 @@ def make_listeners(options: Mapping[str, Any], reactor: Any) -> list[Listener]:
     given = {option: options.get(option) or [] for option in _ROLES}
     if not any(given.values()):
         given["port"] = [DEFAULT_PORT]
+    try:
+        reactor = listening_reactor(reactor, options["transport"])
+    except ValueError as error:
+        raise ValueError(f"--transport: {error}") from error
     listeners = []
     for option, (role, implicit) in _ROLES.items():
         listeners += [
@@ -133,6 +139,7 @@ def effective(options: Mapping[str, Any], listeners: Iterable[Listener]) -> list
     lines = [listener.name.removeprefix("--").replace(" ", " = ", 1) for listener in listeners]
     for name in ("tls-certificate", "tls-key"):
         lines += [f"{name} = {path}" for path in options.get(name) or ()]
+    lines.append(f"transport = {options['transport']}")
     return [*lines, f"tls-client-ca = {options['tls-client-ca'] or '(none)'}"]
 
 

@@ -27,7 +27,7 @@ FLOORS = (
     ("backends", "policies", "client", "message", "checkers"),
     (
         *("service", "launch", "listeners", "transport", "proxied", "tls", "roles", "workers", "metrics", "logs"),
-        *("plugins", "dotted", "nest", "testing", "tlstesting"),
+        *("plugins", "dotted", "nest", "direct", "testing", "tlstesting"),
     ),
     ("tap", "__main__", "authoptions", "listenoptions", "optiontable"),
 )
