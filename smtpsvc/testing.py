@@ -8,6 +8,7 @@ time passes when the test says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,7 @@ class WireTransport(StringTransport):
         self.protocol: Any = None
         self._unread: list[bytes | None] = []
         self._delivering = False
-        # Bytes that a client which does not read owes to itself; None while it reads.
+        # Bytes that the client has not read; None while it reads.
         self._unsent: int | None = None
         self._pressed = False
 
@@ -101,10 +102,9 @@ class WireTransport(StringTransport):
 
 class Wire:
     """
-    A client of *factory*, in memory.
+    A client of *factory*, in memory, that connects at once.
 
-    It connects at once. Whatever the server sends is in :attr:`output`; its replies are parsed in
-    :attr:`replies`.
+    Whatever the server sends is in :attr:`output`; its replies are parsed in :attr:`replies`.
 
     :param factory: an :class:`~smtpsvc.SMTPFactory`, or anything that builds a protocol.
     :param address: where the client comes from.
@@ -119,8 +119,7 @@ class Wire:
         self.transport = self.make_transport(address, IPv4Address("TCP", "198.51.100.1", 25))
         self.protocol = self.transport.protocol = factory.buildProtocol(address)
         self.lost = False
-        self._seen = 0
-        self._seen_writes = 0
+        self._seen = self._seen_writes = 0
         self.protocol.makeConnection(self.transport)
 
     # What the client does.
@@ -172,18 +171,21 @@ class Wire:
         return self
 
     def _settle(self) -> None:
-        factory: Any = getattr(self.protocol, "factory", None)
-        while getattr(factory, "unfinished", None):
-            factory.go_on()
+        self._take_turns()
         # As a real transport does: a connection that was closed is lost soon after.
         if not self.lost and self.closed:
             self.hang_up(ConnectionDone())
+
+    def _take_turns(self) -> None:
+        while getattr(self.factory, "turns", None):
+            self.factory.go_on()
 
     # What the client sees.
 
     @property
     def output(self) -> bytes:
         """What the server has sent, since :meth:`forget`."""
+        self._take_turns()
         return self.transport.value()[self._seen :]
 
     @property
@@ -221,8 +223,7 @@ def parse_replies(output: bytes) -> list[Reply]:
     """
     Parse a server's output.
 
-    :raises ValueError: if it is not a sequence of well-formed reply lines of at most 512 octets
-        that end in CRLF (RFC 5321 §4.2, §4.5.3.1.5).
+    :raises ValueError: if it is no sequence of well-formed reply lines of at most 512 octets (RFC 5321 §4.2).
     """
     found: list[Reply] = []
     texts: list[str] = []
@@ -246,11 +247,8 @@ def parse_replies(output: bytes) -> list[Reply]:
 def _parsed(code: int, texts: list[str]) -> Reply:
     enhanced, space, _ = texts[0].partition(" ")
     if space:
-        try:
+        with suppress(ValueError):
             Reply(code, "", enhanced)
-        except ValueError:
-            pass
-        else:
             return Reply(code, "\n".join(text.removeprefix(enhanced).removeprefix(" ") for text in texts), enhanced)
     return Reply(code, "\n".join(texts))
 
@@ -259,7 +257,7 @@ def clocked_factory(backend: Any, settings: Settings | None = None, **options: A
     """
     Make a factory whose time is a Clock's.
 
-    :returns: the factory and its clock; ``clock.advance(seconds)`` lets deadlines pass.
+    :returns: both; ``clock.advance(seconds)`` lets deadlines pass.
     """
     clock = Clock()
     return SMTPFactory(backend, settings, clock=clock, wall_clock=clock.seconds, **options), clock
@@ -287,10 +285,9 @@ class ScriptedBackend(Backend):
     """
     A backend that answers as it is told and remembers what it was asked.
 
-    :param answers: by the hook's name (``open_session``, ``helo``, ``mail``, ``rcpt``, ``data``,
-        ``write``, ``finish``, ``abort``, ``reset``, ``close``): an outcome, an exception to raise,
-        or a function of the hook's arguments. Hooks without one consent. A list is used up, one
-        answer a call; what comes after it consents.
+    :param answers: by the hook's name (``open_session``, ``helo``, ``mail``, ``rcpt``, ``data``, ``write``,
+        ``finish``, ``abort``, ``reset``, ``close``): an outcome, an exception to raise, or a function of the hook's
+        arguments. Hooks without one consent. A list is used up, one answer a call; what comes after it consents.
     :param provides: optional interfaces that its sessions provide too, such as
         :class:`~smtpsvc.interfaces.IVerifier`; their methods are answered by the script as well.
     """

@@ -103,6 +103,7 @@ class DirectServer(tcp.Server):
     _broken = False
     _mask = 0
     _read_size = _PLAIN_READ
+    bufferSize = 32 * 1024  # past so much that is not read, the producer is paused
 
     def __init__(
         self, sock: socket.socket, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any

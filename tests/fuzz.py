@@ -10,8 +10,8 @@ and the log without a traceback, a control character or a forged line. Another p
 compares the decoder of DATA with the reference of :mod:`tests.test_content`, stream after stream.
 
 The exit status is 1 if there was a fault. The seed gives the same dialogues again, though not at
-the same moments. With ``--connect`` a service that runs already is spoken to, as far as one can see
-it from outside.
+the same moments; with an even one the service has patience with any number of mistakes. With
+``--connect`` a service that runs already is spoken to, as far as one can see it from outside.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CLIENTS = 24
 #: The service may not use more than so many bytes; a fresh one has some 60 MiB.
 MEMORY = 256 * 1024 * 1024
 #: A reply, or the end of a connection, may take so many seconds.
-PATIENCE = 30.0
+PATIENCE = 90.0
 #: Between two deliveries of the proper client.
 PAUSE = 0.5
 #: More of them are not told.
@@ -58,6 +58,7 @@ _OPTIONS = (
     "--auth", f"memory:{USER.decode()}:{PASSWORD.decode()}", "--enable", "PRDR", "--enable", "DELIVERBY",
     "--enable", "FUTURERELEASE", "--timeout", "3", "--data-timeout", "3", "--max-message-size", "64K",
 )  # fmt: skip
+_PATIENT = ("--max-errors", "0", "--max-junk", "0", "--max-auth-failures", "0", "--max-refused-recipients", "0")
 _LISTENERS = {"submission": "--submission", "lmtp": "--lmtp", "smtps": "--smtps"}
 
 
@@ -325,7 +326,8 @@ def run(seconds: float, seed: int, clients: int = CLIENTS, connect: str = "") ->
             host, _, port = connect.rpartition(":")
             fuzz = Fuzz(host, {"smtp": int(port)}, seed, None, clients)
         else:
-            server = _serve(home)
+            # With the usual patience for mistakes few dialogues get far.
+            server = _serve(home, *(() if seed % 2 else _PATIENT))
             fuzz = Fuzz("127.0.0.1", _ports(server), seed, server, clients)
         asyncio.run(fuzz.run(seconds))
         if server is not None and server.process.poll() is None:
@@ -342,12 +344,12 @@ def run(seconds: float, seed: int, clients: int = CLIENTS, connect: str = "") ->
     return fuzz.result
 
 
-def _serve(home: str) -> Server:
+def _serve(home: str, *more: str) -> Server:
     path = Path(home, "certificate.pem")
     path.write_bytes(b"".join(certificate("mx.example")))
     listeners = [word for option in _LISTENERS.values() for word in (option, "tcp:0:interface=127.0.0.1")]
     proxied = ("--port", "haproxy:tcp:0:interface=127.0.0.1")
-    return Server(*_OPTIONS, *proxied, *listeners, "--tls-certificate", str(path), directory=home)
+    return Server(*_OPTIONS, *more, *proxied, *listeners, "--tls-certificate", str(path), directory=home)
 
 
 def _ports(server: Server) -> dict[str, int]:

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
-from tests.support import settings_with
+from tests.support import uncounted
 
 MAIL = "MAIL FROM:<a@x.example>"
 RCPT = "RCPT TO:<b@y.example>"
@@ -40,7 +40,7 @@ def lines(*texts: str) -> bytes:
 
 def connect(backend: ScriptedBackend, **settings: Any) -> Wire:
     """Connect to a factory with a clock, and say EHLO."""
-    return Wire(clocked_factory(backend, settings_with(**settings))[0]).greeted()
+    return Wire(clocked_factory(backend, uncounted(**settings))[0]).greeted()
 
 
 def in_data(backend: ScriptedBackend, **settings: Any) -> Wire:

@@ -37,6 +37,7 @@ __all__ = [
     "settings_with",
     "st",
     "transcripts",
+    "uncounted",
     "without_ids",
 ]
 
@@ -54,6 +55,11 @@ def settings_with(*, hostname: str = HOST, **fields: Any) -> Settings:
     """Make settings with a host name that is the same everywhere; names of limits are limits."""
     limits = {name: fields.pop(name) for name in list(fields) if name in Limits.__dataclass_fields__}
     return Settings(hostname=hostname, limits=Limits(**limits), **fields)
+
+
+def uncounted(**fields: Any) -> Settings:
+    """Make settings without the limits to how much a client does, for tests that do very much."""
+    return settings_with(**{"junk": 0, "errors": 0, "connections": 0, "connections_per_client": 0, **fields})
 
 
 def basics() -> list[Extension]:

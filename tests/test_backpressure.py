@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from smtpsvc.grammar import replies
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.hooks import CODES, DIALOGUE, HOOKS, MAIL, PLACES, RCPT, Late, connect, in_data, lines, usual
-from tests.support import settings_with
+from tests.support import uncounted
 
 KIB = 1024
 NOOP = b"NOOP\r\n"
@@ -91,7 +91,7 @@ class ReadAheadTests(SynchronousTestCase):
     def test_one_reads_within_another(self) -> None:
         """What comes for one client while another's hook runs is taken in its turn, even if it is much."""
         backend = ScriptedBackend()
-        factory, _ = clocked_factory(backend, settings_with(read_ahead=4 * KIB))
+        factory, _ = clocked_factory(backend, uncounted(read_ahead=4 * KIB))
         first, second = Wire(factory).greeted(), Wire(factory).greeted()
         backend.answers["mail"] = lambda envelope: second.receive(NOOP * 5000) and None
         first.receive(lines(MAIL, "NOOP"))
@@ -102,7 +102,8 @@ class ReadAheadTests(SynchronousTestCase):
         wire = connect(ScriptedBackend(), read_ahead=4 * KIB)
         pauses: list[None] = []
         wire.transport.pauseProducing = lambda: pauses.append(None)  # type: ignore[method-assign]
-        wire.receive(NOOP * 10_000)
+        for _ in range(40):
+            wire.receive(NOOP * 250)
         self.assertEqual((pauses, len(wire.codes)), ([], 10_000))
 
 
@@ -170,7 +171,7 @@ class HalfCloseTests(SynchronousTestCase):
                 backend = ScriptedBackend()
                 late = Late(lambda *args, h=hook, b=backend: usual(b, h, *args))
                 backend.answers[hook] = late
-                wire = Wire(clocked_factory(backend, settings_with())[0])
+                wire = Wire(clocked_factory(backend, uncounted())[0])
                 wire.receive(DIALOGUE.removesuffix(b"QUIT\r\n")).shut_down_sending()
                 self.assertEqual((wire.codes, wire.closed), (CODES[: PLACES[hook]], False))
                 late.fire_all()
@@ -182,7 +183,7 @@ class HalfCloseTests(SynchronousTestCase):
         backend = ScriptedBackend()
         lates = {hook: Late(lambda *args, h=hook: usual(backend, h, *args)) for hook in HOOKS}
         backend.answers.update(lates)
-        wire = Wire(clocked_factory(backend, settings_with())[0]).receive(DIALOGUE).shut_down_sending()
+        wire = Wire(clocked_factory(backend, uncounted())[0]).receive(DIALOGUE).shut_down_sending()
         while any(late.waiting for late in lates.values()):
             for late in lates.values():
                 late.fire_all()
@@ -201,7 +202,7 @@ class HalfCloseTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """A client that shuts down before it has said anything is greeted, and closed."""
-        wire = Wire(clocked_factory(ScriptedBackend(), settings_with())[0]).shut_down_sending()
+        wire = Wire(clocked_factory(ScriptedBackend(), uncounted())[0]).shut_down_sending()
         self.assertEqual((wire.codes, wire.closed), ([220], True))
 
     def test_replies_not_read(self) -> None:

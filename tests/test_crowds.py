@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from smtpsvc.session import Backend, Delivery, Session
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.hooks import MAIL, RCPT, Late, coroutine, lines
-from tests.support import settings_with
+from tests.support import uncounted
 
 #: A hook that takes the lock, and the one that gives it back.
 PAIRS = [
@@ -125,7 +125,7 @@ class SessionTests(SynchronousTestCase):
         """Let *size* clients send a whole message each while a stranger has the lock."""
         backend = LockingBackend(takes, gives)
         backend.lock.acquire()
-        factory, _ = clocked_factory(backend, settings_with())
+        factory, _ = clocked_factory(backend, uncounted())
         dialogue = lines("EHLO client.example", MAIL, RCPT, "DATA", "text", ".")
         return backend, [Wire(factory).receive(dialogue) for _ in range(size)]
 
@@ -165,16 +165,16 @@ class CommandTests(SynchronousTestCase):
         """100,000 pipelined commands whose hooks give fired Deferreds or coroutines are answered, each once."""
         for form in (succeed, coroutine, lambda value: value):
             backend = _Fired(form)
-            wire = Wire(clocked_factory(backend, settings_with(recipients=200_000))[0]).greeted()
+            wire = Wire(clocked_factory(backend, uncounted(recipients=200_000))[0]).greeted()
             wire.receive(lines(MAIL) + lines(RCPT) * 100_000)
             self.assertEqual(wire.output.count(b"250 2.1.5"), 100_000)
             self.assertEqual(backend.asked, 100_000)
 
     def test_no_deeper(self) -> None:
-        """The stack is as deep for many commands as for a few."""
+        """The stack is as deep for many commands as for fewer."""
         depths = []
-        for count in (10, 1000):
-            wire = Wire(clocked_factory(_Fired(succeed), settings_with(recipients=2000))[0]).greeted().say(MAIL)
+        for count in (400, 4000):
+            wire = Wire(clocked_factory(_Fired(succeed), uncounted(recipients=5000))[0]).greeted().say(MAIL)
             depths.append(depth_of(lambda wire=wire, count=count: wire.receive(lines(RCPT) * count)))  # type: ignore[misc]
         self.assertEqual(depths[0], depths[1])
 
@@ -182,7 +182,7 @@ class CommandTests(SynchronousTestCase):
         """So are 10,000 whose hooks are pending, each fired when it is asked."""
         late = Late()
         backend = ScriptedBackend(rcpt=late)
-        wire = Wire(clocked_factory(backend, settings_with(recipients=20_000))[0]).greeted()
+        wire = Wire(clocked_factory(backend, uncounted(recipients=20_000))[0]).greeted()
         wire.receive(lines(MAIL) + lines(RCPT) * 10_000)
         late.fire_all()
         self.assertEqual(len(wire.codes), 10_001)

@@ -14,7 +14,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.server.deadlines import MonotonicClock, Sweep
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.hooks import HOOKS, MAIL, RCPT, Late, lines
-from tests.support import settings_with
+from tests.support import uncounted
 
 #: What brings a client to the place where each hook is called.
 WAYS: dict[str, bytes] = {
@@ -30,7 +30,7 @@ WAYS: dict[str, bytes] = {
 
 def connected(backend: ScriptedBackend | None = None, **limits: Any) -> tuple[Wire, Clock]:
     """Connect to a factory; give the wire, greeted by EHLO, and the clock."""
-    factory, clock = clocked_factory(backend or ScriptedBackend(), settings_with(**limits))
+    factory, clock = clocked_factory(backend or ScriptedBackend(), uncounted(**limits))
     return Wire(factory).greeted(), clock
 
 
@@ -53,7 +53,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_never_greeted(self) -> None:
         """The same holds for one that never says EHLO."""
-        factory, clock = clocked_factory(ScriptedBackend(), settings_with(command_timeout=100))
+        factory, clock = clocked_factory(ScriptedBackend(), uncounted(command_timeout=100))
         wire = Wire(factory).forget()
         wait(clock, 102.25)
         self.assertEqual((wire.codes, wire.closed), ([421], True))
@@ -198,7 +198,7 @@ class HookTests(SynchronousTestCase):
         for hook, way in WAYS.items():
             with self.subTest(hook=hook):
                 late = Late()
-                factory, clock = clocked_factory(ScriptedBackend({hook: late}), settings_with(hook_timeout=20))
+                factory, clock = clocked_factory(ScriptedBackend({hook: late}), uncounted(hook_timeout=20))
                 wire = Wire(factory).receive(way)
                 before = len(wire.codes)
                 wait(clock, 20)
@@ -210,7 +210,7 @@ class HookTests(SynchronousTestCase):
     def test_open_session(self) -> None:
         """Where it is open_session the greeting is 421 4.3.0, and the connection is closed."""
         late = Late()
-        factory, clock = clocked_factory(ScriptedBackend(open_session=late), settings_with(hook_timeout=20))
+        factory, clock = clocked_factory(ScriptedBackend(open_session=late), uncounted(hook_timeout=20))
         wire = Wire(factory)
         wait(clock, 25)
         self.assertEqual((wire.codes, wire.closed, late.cancelled), ([421], True, 1))
@@ -218,7 +218,7 @@ class HookTests(SynchronousTestCase):
 
     def test_reset_behind_a_message(self) -> None:
         """Where it is the reset behind a message, that has its own answer."""
-        factory, clock = clocked_factory(ScriptedBackend(reset=Late()), settings_with(hook_timeout=20))
+        factory, clock = clocked_factory(ScriptedBackend(reset=Late()), uncounted(hook_timeout=20))
         wire = Wire(factory).receive(WAYS["finish"])
         wait(clock, 25)
         self.assertEqual(wire.codes[-2:], [354, 250])
@@ -274,7 +274,7 @@ class HookTests(SynchronousTestCase):
 class SweepTests(SynchronousTestCase):
     def test_ends_with_the_last(self) -> None:
         """There is one sweep while there are connections, and none behind the last: the reactor is clean."""
-        factory, clock = clocked_factory(ScriptedBackend(), settings_with())
+        factory, clock = clocked_factory(ScriptedBackend(), uncounted())
         self.assertEqual(clock.getDelayedCalls(), [])
         wires = [Wire(factory) for _ in range(3)]
         for wire in wires:
@@ -290,7 +290,7 @@ class SweepTests(SynchronousTestCase):
         for hook in (None, *HOOKS):
             with self.subTest(hook=hook):
                 backend = ScriptedBackend({hook: Late()} if hook else {})
-                factory, clock = clocked_factory(backend, settings_with(hook_timeout=5, command_timeout=20))
+                factory, clock = clocked_factory(backend, uncounted(hook_timeout=5, command_timeout=20))
                 wire = Wire(factory).receive(WAYS.get(hook or "", WAYS["finish"]))
                 wire.hang_up()
                 self.assertEqual(clock.getDelayedCalls(), [])
@@ -304,13 +304,13 @@ class SweepTests(SynchronousTestCase):
         """It comes every second, or four times within the shortest deadline."""
         for limits, interval in (({}, 1.0), ({"data_timeout": 2}, 0.5), ({"hook_timeout": 0.1}, 0.025)):
             with self.subTest(limits=limits):
-                factory, clock = clocked_factory(ScriptedBackend(), settings_with(**limits))
+                factory, clock = clocked_factory(ScriptedBackend(), uncounted(**limits))
                 Wire(factory)
                 self.assertEqual(clock.getDelayedCalls()[0].getTime(), interval)
 
     def test_all_are_looked_at(self) -> None:
         """All that are late are closed in one sweep, while others go on."""
-        factory, clock = clocked_factory(ScriptedBackend(), settings_with(command_timeout=20))
+        factory, clock = clocked_factory(ScriptedBackend(), uncounted(command_timeout=20))
         late = [Wire(factory) for _ in range(50)]
         wait(clock, 15)
         early = [Wire(factory) for _ in range(50)]

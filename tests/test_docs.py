@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.interface import InterfaceClass
@@ -25,6 +26,7 @@ from smtpsvc.settings import Limits, Role, Settings
 from smtpsvc.tap import Options
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.live import ROOT
+from tests.logins import CountingRealm, joes
 from tests.pages import CODE, PAGES, directive, tables
 
 HELLO, MAIL, RCPT = "EHLO c.example", "MAIL FROM:<a@x.example>", "RCPT TO:<b@y.example>"
@@ -73,6 +75,17 @@ class ReplyTests(SynchronousTestCase):
         "SHUTTING_DOWN": lambda: last_reply(HELLO, then=lambda factory, clock: factory.shut_down()),
         "TIMED_OUT": lambda: last_reply(HELLO, then=_later),
         "NO_SESSION": lambda: last_reply(backend=ScriptedBackend(open_session=KeyError)),
+        "TOO_BUSY": lambda: _second(Limits(connections=1)),
+        "TOO_MANY_CONNECTIONS": lambda: _second(Limits(connections_per_client=1)),
+        "TOO_MANY_ERRORS": lambda: last_reply(*["NOPE"] * 20),
+        "TOO_MANY_LOGINS": lambda: _guessing(),  # noqa: PLW0108 (it is defined below)
+        "EARLY": lambda: last_reply(HELLO, settings=Settings(limits=Limits(greet_delay=1)), then=_later),
+        "ONLY_SMTP": lambda: last_reply("GET / HTTP/1.1"),
+        "TOO_MANY_HOPS": lambda: last_reply(HELLO, MAIL, RCPT, "DATA", *["Received: x"] * 51, "", "."),
+        "HEADER_TOO_BIG": lambda: last_reply(
+            *(HELLO, MAIL, RCPT, "DATA", "Subject: x", "", "."), settings=Settings(limits=Limits(header_size=3))
+        ),
+        "TEXT_LINE_TOO_LONG": lambda: last_reply(*MESSAGE, settings=Settings(limits=Limits(text_line=3))),
         "LOCAL_ERROR": lambda: last_reply(HELLO, MAIL, backend=ScriptedBackend(mail=KeyError)),
         "HOOK_TIMED_OUT": lambda: last_reply(HELLO, MAIL, backend=ScriptedBackend(mail=Deferred()), then=_later),
         "RECIPIENT_TIMED_OUT": lambda: last_reply(
@@ -164,6 +177,19 @@ class ReplyTests(SynchronousTestCase):
                 self.assertIn(f"   * - ``{code}``\n  {shown}\n", PAGES["replies.rst"])
         found = last_reply(HELLO, "VRFY b", backend=_verifier(verify=[["b@y.example"]]))
         self.assertEqual(found, Reply(250, "b@y.example", "2.1.5"))
+
+
+def _second(limits: Limits) -> Reply:
+    """Connect twice."""
+    factory, _ = clocked_factory(ScriptedBackend(), Settings(limits=limits))
+    return [Wire(factory) for _ in range(2)][1].last_reply
+
+
+def _guessing() -> Reply:
+    """Fail to log in as often as one may."""
+    portal = Portal(CountingRealm(), [joes()])
+    factory, _ = clocked_factory(ScriptedBackend(), Settings(allow_insecure_auth=True), portal=portal)
+    return Wire(factory).say(HELLO, *["AUTH PLAIN AHgAeA=="] * 3).last_reply
 
 
 def _one_each() -> ScriptedBackend:

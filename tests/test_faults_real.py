@@ -62,7 +62,7 @@ class Sender:
             if reply[:1] not in b"23":
                 return reply
         line = b"x" * 98 + b"\r\n"
-        return self.say(line * (size // len(line)) + b".")
+        return self.say(b"Subject: x\r\n\r\n" + line * (size // len(line)) + b".")
 
     def close(self) -> None:
         self._replies.close()

@@ -15,7 +15,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.hooks import MAIL, RCPT, Late, connect, in_data, lines, usual
-from tests.support import settings_with
+from tests.support import uncounted
 
 BUSY = Reply(421, "Too busy", "4.3.2")
 
@@ -27,7 +27,7 @@ ROUND_CODES = [250, 250, 250, 354, 250, 250, 250]
 
 def connected(backend: ScriptedBackend, **settings: Any) -> tuple[Wire, Any, Clock]:
     """Connect; give the wire, the session's handle and the clock."""
-    factory, clock = clocked_factory(backend, settings_with(**settings))
+    factory, clock = clocked_factory(backend, uncounted(**settings))
     wire = Wire(factory).forget()
     return wire, backend.sessions[0].connection, clock
 
@@ -78,7 +78,7 @@ class PauseTests(SynchronousTestCase):
             return backend.new_session(peer, connection)
 
         backend.answers["open_session"] = open_session
-        wire = Wire(clocked_factory(backend, settings_with())[0]).say("NOOP")
+        wire = Wire(clocked_factory(backend, uncounted())[0]).say("NOOP")
         self.assertEqual(wire.codes, [220])
         handles[0].resume()
         self.assertEqual(wire.codes, [220, 250])
@@ -262,7 +262,7 @@ class CloseTests(SynchronousTestCase):
             return backend.new_session(peer, connection)
 
         backend.answers["open_session"] = open_session
-        wire = Wire(clocked_factory(backend, settings_with())[0]).say("EHLO x")
+        wire = Wire(clocked_factory(backend, uncounted())[0]).say("EHLO x")
         self.assertEqual((wire.codes, wire.closed), ([421], True))
         wire.hang_up()
         self.assertEqual(backend.hooks, ["open_session", "close"])
@@ -278,7 +278,7 @@ class CloseTests(SynchronousTestCase):
     def test_by_another_connection(self) -> None:
         """A hook may close another client's connection: that one hears at once, its own dialogue goes on."""
         backend = ScriptedBackend()
-        factory, _ = clocked_factory(backend, settings_with())
+        factory, _ = clocked_factory(backend, uncounted())
         first, second = Wire(factory).forget(), Wire(factory).forget()
         backend.answers["helo"] = lambda name: backend.sessions[1].connection.close(BUSY)
         first.say("EHLO x", "NOOP")
@@ -288,7 +288,7 @@ class CloseTests(SynchronousTestCase):
         """The service's end is 421 4.3.2 to all; what a hook is asked for is answered first."""
         late = Late()
         backend = ScriptedBackend(mail=late)
-        factory, _ = clocked_factory(backend, settings_with())
+        factory, _ = clocked_factory(backend, uncounted())
         idle, waiting = Wire(factory).greeted(), Wire(factory).greeted().say(MAIL)
         factory.shut_down()
         self.assertEqual((idle.replies, waiting.replies), ([replies.SHUTTING_DOWN], []))
@@ -299,7 +299,7 @@ class CloseTests(SynchronousTestCase):
         """A client cannot keep a connection open that is to be closed by falling silent in its message."""
         backend = ScriptedBackend()
         backend.answers["write"] = lambda content: backend.sessions[0].connection.close(BUSY)
-        factory, clock = clocked_factory(backend, settings_with(data_timeout=20))
+        factory, clock = clocked_factory(backend, uncounted(data_timeout=20))
         wire = Wire(factory).say("EHLO x", MAIL, RCPT, "DATA").receive(b"text\r\n")
         clock.pump([1] * 60)
         self.assertEqual((wire.codes[-1], wire.closed), (421, True))

@@ -15,7 +15,18 @@ from smtpsvc.grammar.states import ANY
 from smtpsvc.server.verbs import Verb
 from smtpsvc.settings import AUTH_LINE
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory, parse_replies
-from tests.support import MESSAGE, DialogueTestCase, basics, connect, given, settings_with, st, transcripts, without_ids
+from tests.support import (
+    MESSAGE,
+    DialogueTestCase,
+    basics,
+    connect,
+    given,
+    settings_with,
+    st,
+    transcripts,
+    uncounted,
+    without_ids,
+)
 
 BARE = (b"\n", b"\0", b"\rx", b"\r\r\r", b"\n\n", b"\rQUIT\n")
 
@@ -208,7 +219,7 @@ class LengthTests(DialogueTestCase):
 
     def test_long_reads(self) -> None:
         """A read may be far longer than a line."""
-        self.assertEqual({reply.code for reply in self.answer(b"NOOP\r\n" * 20000)}, {250})
+        self.assertEqual({reply.code for reply in self.answer(b"NOOP\r\n" * 20000, settings=uncounted())}, {250})
 
 
 class WriteTests(SynchronousTestCase):
@@ -238,7 +249,7 @@ class WriteTests(SynchronousTestCase):
 
     def test_much(self) -> None:
         """A client that pipelines without end cannot make the server owe it more than a bounded amount."""
-        wire = connect().greeted().receive(b"HELP\r\n" * 10000)
+        wire = connect(settings=uncounted()).greeted().receive(b"HELP\r\n" * 10000)
         self.assertEqual(wire.codes, [214] * 10000)
         self.assertLess(max(map(len, wire.transport.writes)), 3 * 64 * 1024)
 

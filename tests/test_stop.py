@@ -4,6 +4,7 @@ The end of the service: ports close at once, transactions may end, and nothing t
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from smtpsvc.launch import Interrupts
+from smtpsvc.backends.null import NullBackend
+from smtpsvc.launch import Interrupts, LaunchedService, Plan
 from smtpsvc.service import FAREWELL, MailService
 from smtpsvc.settings import Role
 from smtpsvc.testing import ScriptedBackend, Wire
@@ -25,6 +27,7 @@ from tests.hooks import MAIL, RCPT, Late
 from tests.live import PATIENCE, Server, until
 from tests.support import settings_with
 from tests.test_service import FakeEndpoint, ServiceBackend
+from tests.test_twistd import FOREGROUND, ProcessTestCase, is_running, ports_in, wait_for
 
 GRACE = 30.0
 
@@ -400,6 +403,55 @@ class InterruptsTests(SynchronousTestCase):
             signal.signal(signal.SIGINT, handler)
             Interrupts(FakeReactor(), lambda: None)
             self.assertEqual(signal.getsignal(signal.SIGINT), handler)
+
+
+class HangupTests(SynchronousTestCase):
+    def test_terminal(self) -> None:
+        """SIGHUP is heeded where there are certificates to read, and no terminal on the standard input."""
+        for terminal, certificates, heeded in ((False, True, True), (True, True, False), (False, False, False)):
+            with self.subTest(terminal=terminal, certificates=certificates):
+                self.patch(os, "isatty", lambda descriptor, answer=terminal: answer)
+                plan = Plan(
+                    settings=settings_with(), backend_name="null:", backend=NullBackend(), listeners=[],
+                    certificates=store() if certificates else None,
+                )  # fmt: skip
+                service = LaunchedService(plan)
+                service.startService()
+                self.assertEqual(service._hangup is not None, heeded)
+                self.successResultOf(service.stopService())
+
+
+class CommandTests(ProcessTestCase):
+    """Whatever runs the service."""
+
+    def check(self, pid: int, ended: Callable[[], bool]) -> None:
+        """SIGTERM leaves an open transaction its time, and a second one breaks it off."""
+        with socket.create_connection(("127.0.0.1", ports_in(self.log.read_text())[0]), PATIENCE) as client:
+            lines = client.makefile("rb")
+            client.sendall(f"HELO client.example\r\n{MAIL}\r\n".encode())
+            self.assertEqual([lines.readline()[:3] for _ in range(3)], [b"220", b"250", b"250"])
+            os.kill(pid, signal.SIGTERM)
+            wait_for(lambda: "stopping; 1 clients" in self.log.read_text(), "the end")
+            client.sendall(f"{RCPT}\r\n".encode())
+            self.assertEqual(lines.readline()[:3], b"250")
+            os.kill(pid, signal.SIGTERM)
+            self.assertEqual([lines.readline()[:3] for _ in range(2)], [b"421", b""])
+        wait_for(ended, "the end of the process")
+        self.assertNotIn("Traceback", self.log.read_text())
+
+    def test_foreground(self) -> None:
+        """twistd -n, twist and python -m."""
+        for name, command in FOREGROUND.items():
+            with self.subTest(name):
+                process = self.start(*command, "--port", "0", "--backend", "null:", "--grace", "1000")
+                self.check(process.pid, lambda process=process: process.poll() is not None)
+                self.assertIn(process.returncode, (0, -signal.SIGTERM))
+
+    def test_daemon(self) -> None:
+        """A daemon, whose pid file is removed."""
+        pid = self.daemon("--port", "0", "--backend", "null:", "--grace", "1000")
+        self.check(pid, lambda: not is_running(pid))
+        self.assertFalse((self.home / "pid").exists())
 
 
 class ProcessTests(SynchronousTestCase):

@@ -12,7 +12,7 @@ from smtpsvc.grammar.replies import PermanentError, Reply, TemporaryError
 from smtpsvc.settings import Role
 from smtpsvc.testing import ScriptedBackend, Wire
 from smtpsvc.values import Body, Envelope
-from tests.support import connect, settings_with
+from tests.support import connect, settings_with, uncounted
 
 LITERALS = {
     "<a@[192.0.2.1]>": Address("a", "[192.0.2.1]"),
@@ -40,7 +40,7 @@ BAD_PATHS = (
 class MailTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.backend = ScriptedBackend()
-        self.wire = connect(self.backend).greeted()
+        self.wire = connect(self.backend, uncounted()).greeted()
 
     @property
     def envelope(self) -> Envelope:
@@ -141,6 +141,7 @@ class RcptTests(SynchronousTestCase):
 
     def begun(self, **options: Any) -> Wire:
         """Open a transaction."""
+        options.setdefault("settings", uncounted())
         return connect(self.backend, **options).greeted().say("MAIL FROM:<a@x.example>").forget()
 
     def recipients(self) -> list[Address]:

@@ -70,7 +70,9 @@ class Admission:
     :param clock: says when a refusal is logged again.
     """
 
-    __slots__ = ("_busy", "_clients", "_clock", "_each", "_limit", "_refused", "_settings", "_spare_local", "open")
+    __slots__ = (
+        "_busy", "_clients", "_clock", "_each", "_limit", "_refused", "_settings", "_spare_local", "_trusting", "open",
+    )  # fmt: skip
 
     def __init__(self, settings: Settings, clock: IReactorTime) -> None:
         limits = settings.limits
@@ -83,6 +85,7 @@ class Admission:
         # With so many the waits are shorter; infinite if they never are.
         shrinks = bool(limits.connections and limits.stress_timeout)
         self._busy = limits.connections * STRESS if shrinks else float("inf")
+        self._trusting = bool(settings.trusted_proxies)
         self._clients: dict[str, int] = {}
         # By option: when a refusal was logged, and how many there have been since.
         self._refused: dict[str, tuple[float, int]] = {}
@@ -103,9 +106,9 @@ class Admission:
         if not self._each:
             return None
         client = client_of(address)
-        if client is None or (self._spare_local and is_local(client)) or self._settings.trusts(address):
+        if client is None or (self._spare_local and is_local(client)):
             return None
-        return client
+        return None if self._trusting and self._settings.trusts(address) else client
 
     def refusal(self, client: str | None, address: object) -> Reply | None:
         """

@@ -59,8 +59,9 @@ class Channel(Protocol):
     #: When the client last got on, by the sweep's clock.
     since: float
 
-    #: True if there is something of the client that has not been taken.
-    unread: bool
+    @property
+    def unread(self) -> bool:
+        """True if there is something of the client that has not been taken."""
 
     def wake(self) -> None:
         """Something has changed: send what is in :attr:`out`, and read on if that may be."""

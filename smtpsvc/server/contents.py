@@ -61,7 +61,8 @@ class Contents(Opening):
         """What comes next is content, for *receiver*."""
         self.receiver = receiver
         self.mode = CONTENT if self.farewell is None else PARTING
-        self.spare_memory()
+        if self.factory.budget.full:
+            self.spare_memory()
 
     def spare_memory(self) -> None:
         """Take no more content while too much waits in memory."""

@@ -166,11 +166,13 @@ class Conversation(Securable, Contents):
         if self.pending_prompt is not None:
             self.end_prompt(reply)
         elif is_foreign(line):
-            self.factory.log.info(
-                "{peer_id}: {host} speaks TLS or HTTP where SMTP is spoken; closed",
-                peer_id=self.peer.id,
-                host=self.peer.host or "local",
-            )
+            if not self.trusted:
+                # A proxy may check in this way that we are alive; that is no news.
+                self.factory.log.info(
+                    "{peer_id}: {host} speaks TLS or HTTP where SMTP is spoken; closed",
+                    peer_id=self.peer.id,
+                    host=self.peer.host or "local",
+                )
             self._answer(None, replies.ONLY_SMTP)
         elif line[:_LONGEST_VERB].upper().startswith(self.tables.laden):
             # How many octets follow cannot be known, and none of them may be read as a command.

@@ -157,7 +157,7 @@ class SMTPFactory(Factory):
         #: What is to be done after it.
         self._ready: deque[Callable[[], None]] = deque()
         #: Protocols that have more to read than they may at a time.
-        self.unfinished: deque[SMTPProtocol] = deque()
+        self.turns: deque[SMTPProtocol] = deque()
         self._next_turn: IDelayedCall | None = None
         self._verified: set[tuple[Any, type]] = set()
         # Seconds keep ids in order and apart from earlier runs, chance from other processes.
@@ -235,7 +235,7 @@ class SMTPFactory(Factory):
 
     def go_on_later(self, protocol: SMTPProtocol) -> None:
         """Let a protocol read on when everybody else has had a turn."""
-        self.unfinished.append(protocol)
+        self.turns.append(protocol)
         if self._next_turn is None:
             self._next_turn = self.clock.callLater(0, self.go_on)
 
@@ -244,8 +244,8 @@ class SMTPFactory(Factory):
         call, self._next_turn = self._next_turn, None
         if call is not None and call.active():
             call.cancel()
-        for _ in range(len(self.unfinished)):
-            self.unfinished.popleft().release(BY_TURN)
+        for _ in range(len(self.turns)):
+            self.turns.popleft().release(BY_TURN)
 
     def turn(self, work: Callable[[], None]) -> None:
         """Do a piece of work that is no reading: now, or after what is being done."""

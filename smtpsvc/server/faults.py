@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from smtpsvc.server.conversation import Conversation
 
 #: Verbs that send no mail. Many of them without a message are a probe, or a client that is stuck.
-JUNK: Final = ("EHLO", "HELO", "LHLO", "NOOP", "RSET", "VRFY", "EXPN", "HELP")
+JUNK: Final = ("NOOP", "RSET", "VRFY", "EXPN", "HELP")
+HELLO: Final = ("EHLO", "HELO", "LHLO")
 
 #: Recipients beyond the limit of a message that are no error: a client may have sent a long list of RCPTs
 #: before it read the first 452 (RFC 5321 §4.5.3.1.10).
@@ -84,6 +85,12 @@ def count_junk(conversation: Any, _: object) -> None:
     faults.junk += 1
     if faults.junk > conversation.settings.limits.junk:
         _count_error(conversation, faults)
+
+
+def count_hello(conversation: Any, _: object) -> None:
+    """Count an EHLO, but for the first."""
+    if conversation.peer.helo:
+        count_junk(conversation, _)
 
 
 def _count_error(conversation: Conversation, faults: Faults) -> None:

@@ -1,11 +1,12 @@
 """
 Inspection: limits that lie in the text of a message.
 
-A message that comes in one piece and has a short header costs one search for its end.
+A small message that comes in one piece has its lines counted, and no more: it cannot have too many of a kind.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from smtpsvc.grammar import replies
@@ -20,17 +21,23 @@ _END: Final = b"\r\n\r\n"
 _FIELD: Final = b"\nreceived:"
 #: Octets of a header that the shortest field takes, with its CRLF.
 _SHORTEST: Final = len(b"Received:\r\n")
+# The beginning of a field (RFC 5322 §2.2, §4.5.8), and what may become one.
+_NAME: Final = re.compile(rb"[!-9;-~]{1,998}+[ \t]*+:")
+_PART_OF_NAME: Final = re.compile(rb"[!-9;-~]{0,998}+[ \t]*+")
+
+#: A first piece of less than this is kept until the next comes, or the end.
+_SMALL: Final = 4096
 
 
 class Inspection:
     """
     Looks at the content of messages for what the limits forbid; one for all messages of a factory.
 
-    :param limits: ``received`` and ``header_size`` are about the header, which ends at the first empty line;
-        ``text_line`` about all lines.
+    :param limits: ``received`` and ``header_size`` are about the header: from the first line, if that is
+        a field, to the first empty one. ``text_line`` is about all lines.
     """
 
-    __slots__ = ("_plain", "limits")
+    __slots__ = ("_few", "_go_on", "_plain", "_small", "limits")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -39,6 +46,9 @@ class Inspection:
         if limits.received:
             shortest.append(limits.received * _SHORTEST)
         self._plain = 0 if limits.text_line else min(shortest, default=0)
+        self._small = 0 if limits.text_line else min(_SMALL, limits.header_size or _SMALL)
+        self._few = limits.received or _SMALL
+        self._go_on = self._second
 
     @property
     def needed(self) -> bool:
@@ -52,23 +62,37 @@ class Inspection:
 
         :returns: a refusal, or None.
         """
-        receiver.inspect = None
+        # Either takes less than it takes to make an object that knows more.
+        if len(content) < self._small and content.count(b"\n") <= self._few:
+            receiver.beginning = content
+            receiver.inspect = self._go_on
+            return None
         if 0 <= content.find(_END) < self._plain:
+            receiver.inspect = None
             return None
         text = _Text(self.limits)
         receiver.inspect = text.go_on
         return text.go_on(receiver, content)
 
+    def _second(self, receiver: Receiver, content: bytes) -> Reply | None:
+        """Look at the second piece of a message that began with a small one, in which nothing was wrong."""
+        text = _Text(self.limits)
+        receiver.inspect = text.go_on
+        beginning, receiver.beginning = receiver.beginning, b""
+        return text.go_on(receiver, beginning) or text.go_on(receiver, content)
+
 
 class _Text:
     """What is known of one message that does not come in one piece, or has a long header."""
 
-    __slots__ = ("_carry", "_header", "_hops", "_limits", "_line", "_size", "_tail")
+    __slots__ = ("_begun", "_carry", "_header", "_hops", "_limits", "_line", "_size", "_tail")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         # True until the empty line.
         self._header = bool(limits.received or limits.header_size)
+        # The beginning of the first line, until it is known to be a field.
+        self._begun: bytes | None = b""
         self._size = 0
         self._hops = 0
         # The end of the piece before; at the beginning stands what makes the first line one like the others.
@@ -95,6 +119,16 @@ class _Text:
         return refusal
 
     def _look_at_header(self, content: bytes) -> Reply | None:
+        if self._begun is not None:
+            begun = self._begun + content
+            if _NAME.match(begun):
+                self._begun, content = None, begun
+            elif _PART_OF_NAME.fullmatch(begun):
+                self._begun = begun
+                return None
+            else:
+                self._header = False
+                return None
         before = len(self._tail)
         text = self._tail + content
         end = text.find(_END)

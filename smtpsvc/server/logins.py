@@ -51,7 +51,7 @@ class Logins(Hooks):
         wait = self.factory.shared.guesses.wait(self.peer.address)
         if wait is None:
             raise SMTPError(replies.TOO_MANY_LOGINS)
-        return deferLater(self.factory.clock, wait) if wait else None  # type: ignore[arg-type]
+        return deferLater(self.factory.clock, wait) if wait else None
 
     def login(self, account: IAccount, mechanism: str = "", logout: Callable[[], object] | None = None) -> None:
         """

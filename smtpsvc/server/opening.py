@@ -49,15 +49,18 @@ class Opening(Logins):
         """The client is there: ask the backend for a session, then greet; all that after the delay, if there is one."""
         delay = self.factory.settings.limits.greet_delay
         if delay:
-            self._delay = self.factory.clock.callLater(delay, self._turn, self._open)
+            self._delay = self.factory.clock.callLater(delay, self._turn, self._open_delayed)
         else:
             self._open()
 
+    def _open_delayed(self) -> None:
+        self._delay = None
+        if self.mode is not CLOSED and not self._is_early():
+            self.channel.since = self.factory.sweep.now
+            self._open()
+            self.channel.wake()
+
     def _open(self) -> None:
-        if self._delay is not None:
-            self._delay = None
-            if self.mode is CLOSED or self._is_early():
-                return
         watch = self.factory.watch.connected
         if watch is not None:
             watch(self.peer)

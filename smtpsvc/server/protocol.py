@@ -62,6 +62,13 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
 
     #: For whom the connection counts, or None.
     client: str | None = None
+    #: Bytes of content so far.
+    octets = 0
+    # As many at the last progress.
+    _progress = 0
+    # What of the client is counted in the budget, and of that what was left by the last read.
+    _counted = 0
+    _kept = 0
     #: Why the client is not read, as bits of ``channel.BY_*``; 0 if it is.
     paused = 0
     factory: SMTPFactory
@@ -80,18 +87,11 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         # Pieces that have come while nothing could be read, and their bytes together.
         self._gathered: list[bytes] = []
         self._gathered_size = 0
-        # What of them is counted in the budget, and of that what was left by the last read.
-        self._counted = 0
-        self._kept = 0
         self._skipping = False
         # True when the client has shut down its side.
         self._ended = False
         # True when we have closed the connection.
         self._losing = False
-        #: Bytes of content so far.
-        self.octets = 0
-        # As many at the last progress.
-        self._progress = 0
 
     # From the transport.
 
@@ -134,12 +134,16 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self.out.clear()
-        self.take_unread()
-        self._count(-self._counted)
-        self._kept = 0
-        self.paused &= ~BY_TRANSPORT
+        self._gathered.clear()
+        self._gathered_size = 0
+        self._buffer = b""
         self._losing = True
-        self.factory.budget.leave(self)
+        if self._counted:
+            self._count(-self._counted)
+            self._kept = 0
+        if self.paused:
+            self.paused &= ~BY_TRANSPORT
+            self.factory.budget.leave(self)
         self.tls = None
         if self.conversation.mode is SECURING:
             self.handshake_failed(handshake_problem(reason))

@@ -119,7 +119,10 @@ class Receiver(Ending):
     :param decoder: takes content out of what arrives.
     """
 
-    __slots__ = ("decoder", "delivery", "inspect", "limit", "refusal")
+    __slots__ = ("beginning", "decoder", "delivery", "inspect", "limit", "refusal")
+
+    #: The first piece, while nothing is known of what follows it; set by the inspection.
+    beginning: bytes
 
     def __init__(self, conversation: Conversation, delivery: Any, decoder: Decoder) -> None:
         assert conversation.envelope is not None
@@ -128,7 +131,7 @@ class Receiver(Ending):
         self.delivery = delivery
         self.decoder = decoder
         self.limit = conversation.settings.limits.message_size
-        #: Looks at the next piece for what the limits forbid, or None.
+        #: Looks at the next piece for what the limits forbid, or None. May use ``beginning``.
         self.inspect: Callable[[Receiver, bytes], Reply | None] | None = conversation.tables.inspect
         #: Bytes of content so far, dots undone, without the trace header.
         self.size = 0

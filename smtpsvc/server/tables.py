@@ -17,7 +17,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import ANY, State, out_of_sequence
 from smtpsvc.interfaces import Check, Guard, IBackend, IExtension, IGreeting, IStorage, IVerifier
-from smtpsvc.server.faults import JUNK, count_junk
+from smtpsvc.server.faults import HELLO, JUNK, count_hello, count_junk
 from smtpsvc.server.inspection import Inspection
 from smtpsvc.server.space import SpaceGuard
 from smtpsvc.server.verbs import Verb, core_verbs
@@ -59,7 +59,8 @@ class Tables:
         if least and IStorage.providedBy(backend):
             named["MAIL"] = _checked(core["MAIL"], SpaceGuard(backend, least).check)
         if settings.limits.junk:
-            named.update((name, _checked(named[name], count_junk)) for name in JUNK if name in named)
+            counted = {**dict.fromkeys(JUNK, count_junk), **dict.fromkeys(HELLO, count_hello)}
+            named.update((name, _checked(named[name], count)) for name, count in counted.items() if name in named)
         claimed = dict.fromkeys(core, "the server")
         for extension in self.extensions:
             for name, verb in extension.verbs.items():
