@@ -208,7 +208,7 @@ class MailService(MultiService):
         busy = sum(len(factory.connections) for factory in self._factories.values())
         if busy:
             grace = self.settings.limits.grace
-            self.log.info("stopping; {busy} clients are not done yet, and have {grace:g} s", busy=busy, grace=grace)
+            self.log.info("stopping; clients not done yet: {busy}; they have {grace:g} s", busy=busy, grace=grace)
         await closed
         await DeferredList(parted)
         await maybeDeferred(super().stopService)

@@ -158,6 +158,9 @@ class Limits:
         _check(self.read_ahead >= 4 * KIB, "read_ahead", "at least 4096 bytes are needed")
         _check(self.proxy_timeout > 0, "--proxy-timeout", "a wait must be longer than 0 seconds")
         _check(self.handshake_timeout > 0, "--handshake-timeout", "a wait must be longer than 0 seconds")
+        late = f"{self.greet_delay:g} s would drive honest clients away; 60 at most"
+        _check(self.greet_delay <= 60, "--greet-delay", late)
+        _check(self.buffered >= MIB, "--max-buffered", "at least 1M is needed")
         _check(self.grace >= 0, "--grace", "a time below 0 has no meaning; 0 breaks transactions off at once")
 
 

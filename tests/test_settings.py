@@ -50,6 +50,11 @@ class LimitsTests(SynchronousTestCase):
             self.check("--data-timeout", data_timeout=wrong)
             self.check("--hook-timeout", hook_timeout=wrong)
         self.check("read_ahead", read_ahead=4 * KIB - 1)
+        self.check("--max-errors", errors=-1)
+        self.check("--max-connections-per-client", connections_per_client=-1)
+        self.check("--stress", stress_timeout=-1)
+        self.check("--greet-delay", greet_delay=61)
+        self.check("--max-buffered", buffered=MIB - 1)
 
     def test_edges(self) -> None:
         """The least that could serve somebody is taken."""

@@ -189,13 +189,11 @@ class Conversation(Securable, Contents):
         if self.mode is CLOSED:
             return
         self._send(reply.wire(self.enhanced and (verb is None or not verb.plain)))
-        if last and reply.code >= 400:
+        if last:
             if reply.closes:
                 self._close(reply)
-            else:
+            elif reply.code >= 400:
                 count_refusal(self, verb.name if verb is not None else "", reply)
-        elif last and reply.closes:
-            self._close(reply)
         watch = self.factory.watch.replied
         if watch is not None:
             watch(self.peer, verb.name if verb is not None else "", reply)

@@ -245,6 +245,7 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         # Where the first content of this read began; -1 for none.
         content = -1
         out = self.out
+        turn = _TURN
         find = buffer.find
         line_received = conversation.line_received
         limit = self.factory.settings.limits.line_length
@@ -260,7 +261,7 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
                     continue
                 start = end + 2
                 line_received(line)
-                if len(out) >= _TURN and not self.paused:
+                if len(out) >= turn and not self.paused:
                     self.hold(BY_TURN)
                     self.factory.go_on_later(self)
             elif mode is CONTENT:
@@ -301,10 +302,11 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
             rest = b""
             self.take_unread()
         self._buffer = rest
-        kept = len(rest) if len(rest) > _LITTLE else 0
-        if kept != self._kept:
-            self._count(kept - self._kept)
-            self._kept = kept
+        if rest or self._kept:
+            kept = len(rest) if len(rest) > _LITTLE else 0
+            if kept != self._kept:
+                self._count(kept - self._kept)
+                self._kept = kept
         if self.out:
             self._send()
         if mode is SECURING:
