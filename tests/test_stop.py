@@ -499,7 +499,8 @@ class ProcessTests(SynchronousTestCase):
             with self.subTest(first):
                 server, _, lines = self.begin("--grace", "1000")
                 server.process.send_signal(first)
-                until(lambda server=server: "stopping; clients not done yet: 1" in server.log.read_text(), "the service stops")
+                begun = "stopping; clients not done yet: 1"
+                until(lambda server=server: begun in server.log.read_text(), "the service stops")
                 server.process.send_signal(second)
                 self.assertEqual([lines.readline()[:3] for _ in range(2)], [b"421", b""])
                 self.assertIn(server.process.wait(PATIENCE), (0, -first))
