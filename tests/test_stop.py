@@ -31,6 +31,9 @@ from tests.test_twistd import FOREGROUND, ProcessTestCase, is_running, ports_in,
 
 GRACE = 30.0
 
+#: What the log says when a stop begins with one client in a transaction.
+BEGUN = "stopping; clients not done yet: 1"
+
 
 class StopTestCase(TLSTestCase):
     """A service that listens nowhere, and a Clock."""
@@ -431,7 +434,7 @@ class CommandTests(ProcessTestCase):
             client.sendall(f"HELO client.example\r\n{MAIL}\r\n".encode())
             self.assertEqual([lines.readline()[:3] for _ in range(3)], [b"220", b"250", b"250"])
             os.kill(pid, signal.SIGTERM)
-            wait_for(lambda: "stopping; clients not done yet: 1" in self.log.read_text(), "the end")
+            wait_for(lambda: BEGUN in self.log.read_text(), "the end")
             client.sendall(f"{RCPT}\r\n".encode())
             self.assertEqual(lines.readline()[:3], b"250")
             os.kill(pid, signal.SIGTERM)
@@ -474,7 +477,7 @@ class ProcessTests(SynchronousTestCase):
         """After SIGTERM the port is closed, the message in flight is kept and answered, and the process ends."""
         server, client, lines = self.begin()
         server.process.terminate()
-        until(lambda: "stopping; clients not done yet: 1" in server.log.read_text(), "the service stops")
+        until(lambda: BEGUN in server.log.read_text(), "the service stops")
         self.assertRaises(ConnectionRefusedError, server.connect)
         self.assertIsNone(server.process.poll())
         client.sendall(b"text\r\n.\r\n")
@@ -499,8 +502,7 @@ class ProcessTests(SynchronousTestCase):
             with self.subTest(first):
                 server, _, lines = self.begin("--grace", "1000")
                 server.process.send_signal(first)
-                begun = "stopping; clients not done yet: 1"
-                until(lambda server=server: begun in server.log.read_text(), "the service stops")
+                until(lambda server=server: BEGUN in server.log.read_text(), "the service stops")
                 server.process.send_signal(second)
                 self.assertEqual([lines.readline()[:3] for _ in range(2)], [b"421", b""])
                 self.assertIn(server.process.wait(PATIENCE), (0, -first))
