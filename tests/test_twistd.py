@@ -313,7 +313,8 @@ class DaemonTests(ProcessTestCase):
         sentence = f"--port {number}: 127.0.0.1:{number} is in use by another program; end it or give another port"
         self.assertEqual(code, 1)
         self.assertIn(f"'{sentence}'", shown)
-        self.assertIn(f"[smtpsvc#critical] {sentence}\n", self.log.read_text())
+        # The daemon logs it after it has told the terminal.
+        wait_for(lambda: f"[smtpsvc#critical] {sentence}\n" in self.log.read_text(), "the sentence in the log")
 
     def test_directory(self) -> None:
         """A Maildir that cannot be made is told as well, in full in the log; no port stays open."""
@@ -324,7 +325,7 @@ class DaemonTests(ProcessTestCase):
         code, shown = self.failed("--port", f"tcp:{number}:interface=127.0.0.1", "--backend", backend)
         self.assertEqual(code, 1)
         self.assertIn("--backend: maildir: mail cannot be kept in", shown)
-        self.assertIn("(Not a directory); name a directory", self.log.read_text())
+        wait_for(lambda: "(Not a directory); name a directory" in self.log.read_text(), "the sentence in the log")
         wait_for(lambda: is_free(number), "the port to be free again")
 
     def test_option(self) -> None:
