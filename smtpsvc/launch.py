@@ -91,22 +91,28 @@ class LaunchedService(MailService):
 
     def startService(self) -> None:
         """
-        Start the backend, and log what runs.
+        Start the backend, and log what runs as soon as the reactor does.
 
         :raises StartError: if it cannot start; the process then ends with its sentence.
         """
         with one_sentence():
             super().startService()
-        for line in self.start_lines():
-            log.info("{line}", line=line)
-        for line in self.warnings():
-            log.warn("{line}", line=line)
         from twisted.internet import reactor
 
         self._interrupts = Interrupts(reactor, self.hurry)
         # A terminal that is closed sends SIGHUP too, and means the end.
         if self.plan.certificates is not None and not os.isatty(0):
             self._hangup = Hangup(reactor, self.plan.certificates.reload)
+        # Last: whoever reads that it listens may send a signal, which would kill a process that does not heed it yet.
+        reactor.callWhenRunning(self._announce)
+
+    def _announce(self) -> None:
+        if not self.running:
+            return
+        for line in self.start_lines():
+            log.info("{line}", line=line)
+        for line in self.warnings():
+            log.warn("{line}", line=line)
 
     def stopService(self) -> Deferred[None]:
         """

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import fail, succeed
 from twisted.internet.error import CannotListenError
@@ -75,6 +76,19 @@ class LaunchTestCase(SynchronousTestCase):
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
         self.patch(sys, "excepthook", sys.excepthook)
+        self.waiting: list[Any] = []
+        self.patch(reactor, "callWhenRunning", self.waiting.append)
+
+    def run_service(self, service: LaunchedService) -> None:
+        """Start a service, and do what waits for the reactor to run."""
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.run_reactor()
+
+    def run_reactor(self) -> None:
+        """Do what waits for the reactor to run."""
+        while self.waiting:
+            self.waiting.pop(0)()
 
     def logged(self, level: str) -> list[str]:
         """Give the lines of a level that smtpsvc has logged."""
@@ -86,11 +100,13 @@ class StartLinesTests(LaunchTestCase):
     """Two lines at the start: where, and a command to try."""
 
     def test_logged(self) -> None:
-        """They are logged once the service has started, and not before."""
+        """They are logged when the reactor runs and signals are heeded, and not before."""
         service = launched(listener(V4, V6))
         service.privilegedStartService()
-        self.assertEqual(self.logged("info"), [])
         service.startService()
+        self.addCleanup(service.stopService)
+        self.assertEqual(self.logged("info"), [])
+        self.run_reactor()
         self.assertEqual(self.logged("info"), service.start_lines())
         self.assertEqual(self.logged("warn"), [])
 
@@ -175,7 +191,7 @@ class WarningTests(LaunchTestCase):
 
     def test_public(self) -> None:
         """It says what is open, and what that means."""
-        launched(listener(EVERYWHERE, name="--port tcp:25")).startService()
+        self.run_service(launched(listener(EVERYWHERE, name="--port tcp:25")))
         self.assertEqual(
             self.logged("warn"),
             ["--port tcp:25 is open to other machines and no --domain is given: mail for any domain is taken"],
@@ -183,17 +199,17 @@ class WarningTests(LaunchTestCase):
 
     def test_quiet(self) -> None:
         """With a domain, or on this machine alone, there is nothing to warn of."""
-        launched(listener(EVERYWHERE), domains=["x.example"]).startService()
-        launched(listener(V4, V6), listener(UNIXAddress(b"/run/smtp"))).startService()
+        self.run_service(launched(listener(EVERYWHERE), domains=["x.example"]))
+        self.run_service(launched(listener(V4, V6), listener(UNIXAddress(b"/run/smtp"))))
         self.assertEqual(self.logged("warn"), [])
 
     def test_logins(self) -> None:
         """Where all clients must log in, mail for any domain is what they are there for."""
-        launched(listener(EVERYWHERE, role=Role.SUBMISSION)).startService()
+        self.run_service(launched(listener(EVERYWHERE, role=Role.SUBMISSION)))
         login = Extension()
         login.keyword = "AUTH"
         settings = Settings(require_auth=True)
-        launched(listener(EVERYWHERE), settings=settings, extensions=[login]).startService()
+        self.run_service(launched(listener(EVERYWHERE), settings=settings, extensions=[login]))
         self.assertEqual(self.logged("warn"), [])
 
 
