@@ -5,6 +5,7 @@ Tests of smtpsvc.transport under each reactor that it is for: all its tests, and
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from tests.live import ROOT
 MODULES = sorted(
     f"tests.{path.stem}" for path in Path(__file__).parent.glob("test_transport*.py") if path != Path(__file__)
 )
+
+#: Seconds that a run may take; it takes ten on an idle machine.
+PATIENCE = 240.0
 
 #: Stops the reactor from inside dataReceived, with connections that wait for one thing or another, or for nothing.
 STOP = """
@@ -60,19 +64,24 @@ class ReactorTests:
     name: str
 
     def run_python(self, *arguments: str) -> tuple[int, str]:
-        """Run Python; give its status and what it printed."""
+        """Run Python; give its status and what it printed. One that hangs is ended, and prints where."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=600,
-            check=False,
-        )
-        return done.returncode, done.stdout.decode(errors="replace")
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)
+                process.wait()
+            output.seek(0)
+            return process.returncode, output.read().decode(errors="replace")
 
     def test_all(self: Any) -> None:
         """All tests of the transport pass."""
