@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         IMechanismFactory,
         IMonitor,
         IPolicy,
+        IReady,
+        IRoleMonitor,
         ISASLExchange,
         ISASLMechanism,
         ISecured,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from smtpsvc.parameters import ByMode, DeliverBy, Notify, OriginalRecipient, Ret, RRVSAction, ValidSince
     from smtpsvc.policies.chain import Policy, with_policies
     from smtpsvc.server.factory import SMTPFactory
+    from smtpsvc.server.watch import Monitor
     from smtpsvc.service import MailService
     from smtpsvc.session import Backend, Delivery, Session
     from smtpsvc.settings import BareNewline, Limits, Role, Settings
@@ -80,6 +83,8 @@ __all__ = [
     "IMechanismFactory",
     "IMonitor",
     "IPolicy",
+    "IReady",
+    "IRoleMonitor",
     "ISASLExchange",
     "ISASLMechanism",
     "ISecured",
@@ -89,6 +94,7 @@ __all__ = [
     "Limits",
     "MailService",
     "Message",
+    "Monitor",
     "Notify",
     "OriginalRecipient",
     "Peer",
@@ -123,6 +129,7 @@ _MODULES = {
     "grammar.replies": ("PermanentError", "Reply", "SMTPError", "TemporaryError"),
     "policies.chain": ("Policy", "with_policies"),
     "server.factory": ("SMTPFactory",),
+    "server.watch": ("Monitor",),
     "service": ("MailService",),
     "session": ("Backend", "Delivery", "Session"),
     "settings": ("BareNewline", "Limits", "Role", "Settings"),

@@ -28,7 +28,6 @@ from zope.interface import implementer
 
 from smtpsvc.grammar.addresses import SyntaxProblem
 from smtpsvc.grammar.proxyheader import ProxyHeader, ProxyHeaderReader, SocketAddress
-from smtpsvc.server.admission import Refused
 from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.settings import Settings
 from smtpsvc.values import Peer, TLSInfo
@@ -110,7 +109,7 @@ class ProxiedFactory(Factory):
             return None
         refusal = self.core.admission.refusal(HeaderProtocol.client, addr)
         if refusal is not None:
-            return Refused(None if self.core.implicit_tls else refusal)
+            return self.core.refused(addr, refusal)
         return HeaderProtocol(self, addr)
 
 
@@ -230,6 +229,9 @@ class HeaderProtocol(Protocol):
         """Close if the header does not come."""
         timeout = self.factory.core.settings.limits.proxy_timeout
         if now - self._since > timeout and not self._ended:
+            watch = self.factory.core.watch.limited
+            if watch is not None:
+                watch(Peer(self.address, self.factory.core.new_id()), "proxy-timeout")
             self._refuse(f"no whole PROXY header came within {timeout:g} s")
 
     def shut_down(self) -> None:

@@ -1,5 +1,5 @@
 """
-Tests of smtpsvc.server.watch: monitors at their six points.
+Tests of smtpsvc.server.watch: monitors at their points.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from zope.interface.verify import verifyObject
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IMonitor
-from smtpsvc.server.watch import Monitor, Watch
+from smtpsvc.server.watch import POINTS, Monitor, Watch
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from tests.hooks import MAIL, RCPT, Late
 from tests.support import settings_with
-
-POINTS = ("connected", "replied", "login", "message", "failed", "disconnected")
-
 
 class Recorder(Monitor):
     """Remembers what it saw."""
@@ -39,6 +36,15 @@ class Recorder(Monitor):
 
     def message(self, *args: Any) -> None:
         self.seen.append(("message", *args))
+
+    def secured(self, *args: Any) -> None:
+        self.seen.append(("secured", *args))
+
+    def waited(self, *args: Any) -> None:
+        self.seen.append(("waited", *args))
+
+    def limited(self, *args: Any) -> None:
+        self.seen.append(("limited", *args))
 
     def failed(self, *args: Any) -> None:
         self.seen.append(("failed", *args))
@@ -174,7 +180,7 @@ class GroupTests(SynchronousTestCase):
         self.assertEqual(seen, ["a", "b"])
 
     def test_raising(self) -> None:
-        """What a monitor raises is logged; the others are told, and the client notices nothing."""
+        """What a monitor raises is logged once; the others are told each time, and the client notices nothing."""
         for point in POINTS:
             with self.subTest(point=point):
                 raising = type("Raising", (Monitor,), {point: _divide})()
@@ -185,20 +191,21 @@ class GroupTests(SynchronousTestCase):
                 self.assertEqual(wire.codes, [220, 250, 250, 451, 250, 354, 250, 221])
                 self.flushLoggedErrors(KeyError)
                 logged = len(self.flushLoggedErrors(ZeroDivisionError))
-                self.assertEqual(logged, len(recorder.of(point)))
+                self.assertEqual(logged, min(1, len(recorder.of(point))))
 
     def test_unwatched_points(self) -> None:
         """A point that no monitor overrides costs nothing: there is nothing to call."""
-        self.assertEqual([getattr(Watch([]), point) for point in POINTS], [None] * 6)
-        self.assertEqual([getattr(Watch([Monitor()]), point) for point in POINTS], [None] * 6)
+        self.assertEqual([getattr(Watch([]), point) for point in POINTS], [None] * 9)
+        self.assertEqual([getattr(Watch([Monitor()]), point) for point in POINTS], [None] * 9)
 
     def test_watched_points(self) -> None:
-        """A point that one overrides is watched, and by that one alone."""
+        """A point that one overrides is watched, and by that one alone; limits show in replies."""
         for point in POINTS:
             calls: list[Any] = []
             one = type("One", (Monitor,), {point: lambda self, *args, calls=calls: calls.append(args)})()
             watch = Watch([Monitor(), one])
-            self.assertEqual([name for name in POINTS if getattr(watch, name) is not None], [point])
+            watched = [name for name in POINTS if getattr(watch, name) is not None]
+            self.assertEqual(watched, [point] if point != "limited" else ["replied", point])
             getattr(watch, point)(1, 2)
             self.assertEqual(calls, [(1, 2)])
 
@@ -226,6 +233,15 @@ class GroupTests(SynchronousTestCase):
                 self.count += 1
 
             def disconnected(self, peer: Any, reason: Any) -> None:
+                self.count += 1
+
+            def secured(self, peer: Any, tls: Any, problem: str) -> None:
+                self.count += 1
+
+            def waited(self, peer: Any, hook: str, seconds: float) -> None:
+                self.count += 1
+
+            def limited(self, peer: Any, limit: str) -> None:
                 self.count += 1
 
         own = Own()

@@ -149,8 +149,13 @@ class Timed:
             self.since = now
         elif waited <= self._patience(mode is CONTENT) and not slow:
             return
-        elif mode is CLOSED or self.paused & BY_TRANSPORT:
-            # It does not even read that it was told to go.
-            self.abort()
         else:
-            conversation.time_out()
+            watch = self.factory.watch.limited
+            if watch is not None and mode is not CLOSED:
+                limit = "min-data-rate" if slow else "data-timeout" if mode is CONTENT else "timeout"
+                watch(conversation.peer, limit)
+            if mode is CLOSED or self.paused & BY_TRANSPORT:
+                # It does not even read that it was told to go.
+                self.abort()
+            else:
+                conversation.time_out()

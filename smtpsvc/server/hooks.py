@@ -154,7 +154,9 @@ class Hooks:
             watch(self.peer, failure)
         return replies.LOCAL_ERROR
 
-    def settle(self, outcome: Any, then: Callable[[Any], None], late: Callable[[Any], None] | None = None) -> None:
+    def settle(
+        self, outcome: Any, then: Callable[[Any], None], late: Callable[[Any], None] | None = None, hook: str = ""
+    ) -> None:
         """
         Go on with an outcome: at once, or when it comes.
 
@@ -162,6 +164,7 @@ class Hooks:
             of the client is taken.
         :param then: called with the value, or with the Failure of what was raised.
         :param late: called with the value instead if it comes after a deadline or a loss.
+        :param hook: what was asked, for the monitors.
         """
         if outcome is None:
             then(None)
@@ -185,8 +188,13 @@ class Hooks:
         self.wait = wait
         self.asked = self.factory.sweep.now
         wait.late = late
+        watch = self.factory.watch.waited
+        if watch is not None and self.pending_prompt is None:
+            wait.began = self.factory.clock.seconds()
 
         def go_on(value: Any) -> None:
+            if watch is not None and wait.began is not None:
+                watch(self.peer, hook, self.factory.clock.seconds() - wait.began)
             if self.mode is CLOSED:
                 (late or self.discard)(value)
                 return
@@ -217,6 +225,9 @@ class Hooks:
         then, late = wait.then, wait.late
         wait.abandon(late or self.discard)
         self.factory.keep_track(wait.deferred)
+        watch = self.factory.watch.limited
+        if watch is not None:
+            watch(self.peer, "hook-timeout")
         then(replies.HOOK_TIMED_OUT)
 
     def prompt(self, reply: Reply) -> Deferred[bytes]:
@@ -239,6 +250,9 @@ class Hooks:
             prompt.cancel()
             return prompt
         self.pending_prompt = prompt
+        if self.wait is not None:
+            # The time of the client is not the hook's.
+            self.wait.began = None
         self.mode = PROMPT
         self.reply(reply)
         return prompt

@@ -60,7 +60,7 @@ class Wait:
     :param deferred: the outcome; its result is taken over.
     """
 
-    __slots__ = ("deferred", "fired", "late", "then", "value")
+    __slots__ = ("began", "deferred", "fired", "late", "then", "value")
 
     def __init__(self, deferred: Deferred[Any]) -> None:
         self.deferred = deferred
@@ -71,6 +71,8 @@ class Wait:
         self.then: Then | None = None
         #: Called with the value instead, if it comes after :meth:`abandon`.
         self.late: Then | None = None
+        #: Since when, if a monitor wants to know how long it takes.
+        self.began: float | None = None
         deferred.addBoth(self._fire)
 
     def _fire(self, value: Any) -> None:

@@ -172,7 +172,7 @@ class Receiver(Ending):
             held.release()
             conversation.discard(value)
 
-        conversation.settle(pending, written, late=late)
+        conversation.settle(pending, written, late=late, hook="write")
 
     def _write(self, content: bytes) -> Any:
         """Give content to the delivery; None if it goes on at once, else what to settle."""

@@ -41,7 +41,7 @@ class Ending:
             outcome = delivery.finish()
         except Exception:
             outcome = Failure()
-        self.conversation.settle(outcome, self._finished, late=self._finished_late)
+        self.conversation.settle(outcome, self._finished, late=self._finished_late, hook="finish")
 
     def _finished(self, value: Any) -> None:
         """What finish() gave has come: one outcome, or one for each recipient."""
@@ -57,7 +57,7 @@ class Ending:
         elif self.conversation.tables.lmtp or (self.envelope.each_answered and wanted > 1):
             Answers(self, value)
         else:
-            self.conversation.settle(gather(value), self._folded, late=self._finished_late)
+            self.conversation.settle(gather(value), self._folded, late=self._finished_late, hook="finish")
 
     def _folded(self, values: Any) -> None:
         """Each recipient's outcome has come, or the Reply that stands for all."""
@@ -149,7 +149,7 @@ class Answers:
         if not conversation.tables.lmtp:
             # draft-hall-prdr: a client that has asked for PRDR knows by the 353 that more than one reply comes.
             conversation.answer_message(replies.EACH_FOLLOWS, ending.verb)
-        conversation.settle(gather(outcomes, came=self._came), self._ended, late=self._ended_late)
+        conversation.settle(gather(outcomes, came=self._came), self._ended, late=self._ended_late, hook="finish")
 
     def _came(self, place: int, value: Any) -> None:
         reply = self._conversation.judge(value, "finish")

@@ -67,6 +67,9 @@ class Securing:
 
     def open(self) -> None:
         """The client is there: begin the conversation, or the TLS that comes before it."""
+        watch = self.factory.watch.connected
+        if watch is not None:
+            watch(self.conversation.peer)
         if self.factory.implicit_tls:
             self.conversation.mode = SECURING
             self._creator = self.factory.tls
@@ -124,6 +127,9 @@ class Securing:
         """Drop a client that takes too long."""
         limit = self.factory.settings.limits.handshake_timeout
         if waited > limit:
+            watch = self.factory.watch.limited
+            if watch is not None:
+                watch(self.conversation.peer, "handshake-timeout")
             self.handshake_failed(f"not complete after {limit:g} s")
             self.conversation.mode = CLOSED
             self.abort()
@@ -131,6 +137,9 @@ class Securing:
     def handshake_failed(self, problem: str) -> None:
         """Log that a client has not got TLS with us, and why."""
         peer = self.conversation.peer
+        watch = self.factory.watch.secured
+        if watch is not None:
+            watch(peer, None, problem)
         log.info(
             "{peer_id}: TLS handshake with {host} failed: {problem}",
             peer_id=peer.id,
@@ -191,6 +200,9 @@ def begin_secured(conversation: Conversation, tls: TLSInfo) -> None:
     The handshake is complete: open the session, or forget what was learnt in clear and begin anew.
     """
     conversation.peer.tls = tls
+    watch = conversation.factory.watch.secured
+    if watch is not None:
+        watch(conversation.peer, tls, "")
     if conversation.session is None:
         conversation.mode = WAITING
         conversation.open()
