@@ -80,6 +80,20 @@ class IStorage(Interface):
         """
 
 
+class IReady(Interface):
+    """Optional on a backend: knows whether it can take mail now."""
+
+    def ready() -> Any:
+        """
+        Say why no mail can be taken, if so.
+
+        Called for each ``/readyz`` of ``--metrics``, and not for mail.
+
+        :returns: None or "" if mail can be taken, else half a sentence; or an awaitable of either, which is
+            given up after 5 s.
+        """
+
+
 class IConnection(Interface):
     """What a session may do with its connection at any time."""
 
@@ -624,11 +638,28 @@ class IAccount(Interface):
 
 class IMonitor(Interface):
     """
-    Watches the server at six points. It must neither raise nor wait; what it raises is logged.
+    Watches the server at nine points. It must neither raise nor wait.
+
+    What it raises is logged, once for each point, and harms neither the client nor other monitors. Of a
+    monitor that is derived from :class:`smtpsvc.Monitor` those points are watched that its class overrides,
+    of any other all; what nobody watches costs nothing.
     """
 
     def connected(peer: Peer) -> None:
-        """A client has connected."""
+        """
+        A client has connected.
+
+        With implicit TLS that is before the handshake, and with a proxy behind its header. A client that is
+        refused for a limit to connections is none. XCLIENT ends one client, and begins another.
+        """
+
+    def secured(peer: Peer, tls: TLSInfo | None, problem: str) -> None:
+        """
+        A TLS handshake has ended.
+
+        :param tls: what came of it; None if it has failed.
+        :param problem: why, in half a sentence of OpenSSL's or ours; "" if it has not.
+        """
 
     def replied(peer: Peer, verb: str, reply: Reply) -> None:
         """A command was answered; *verb* is ``""`` for the greeting and for lines without a known verb."""
@@ -643,11 +674,39 @@ class IMonitor(Interface):
     def message(envelope: Envelope, size: int, seconds: float, replies: Sequence[Reply]) -> None:
         """A message was taken or refused; *size* in bytes, *seconds* since its MAIL, a reply for each recipient."""
 
+    def waited(peer: Peer, hook: str, seconds: float) -> None:
+        """
+        A hook that did not answer at once has answered, or its time was over.
+
+        :param hook: the verb that asked it; ``"connect"`` for ``open_session``, ``"write"`` and ``"finish"`` for
+            those of a delivery, ``""`` for others. An exchange with the client, such as AUTH, is not told.
+        """
+
+    def limited(peer: Peer, limit: str) -> None:
+        """
+        A client has met a limit.
+
+        :param limit: the name of its option, such as ``"max-message-size"``; see :data:`smtpsvc.server.watch.LIMITS`.
+        """
+
     def failed(peer: Peer, failure: Failure) -> None:
         """A hook has raised something other than a refusal."""
 
     def disconnected(peer: Peer, reason: Failure) -> None:
-        """The connection is gone."""
+        """The connection is gone; *reason* is why. Told once for each :meth:`connected`."""
+
+
+class IRoleMonitor(IMonitor):
+    """A monitor that tells listeners apart."""
+
+    def serving(role: Role) -> IMonitor:
+        """
+        Give the monitor that watches a factory in its place.
+
+        Called once, when the factory is made.
+
+        :param role: what the factory's listeners are for.
+        """
 
 
 class IBackendFactory(Interface):

@@ -151,7 +151,7 @@ class Conversation(Securable, Contents):
         if type(outcome) is Reply:
             self._answer(verb, outcome)
         elif outcome is not LATER:
-            self.settle(outcome, lambda value: self._settled(verb, value))
+            self.settle(outcome, lambda value: self._settled(verb, value), hook=verb.name)
 
     def _settled(self, verb: Verb, value: Any) -> None:
         """What a verb's proceed has promised is there."""

@@ -21,6 +21,7 @@ from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
 from smtpsvc.extensions import defaults
+from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IAccount, IBackend, IExtension, IMonitor, ISASLMechanism
 from smtpsvc.server.admission import Refused
@@ -133,7 +134,7 @@ class SMTPFactory(Factory):
         self.tables = Tables(settings, backend, role, offered)
         if settings.require_auth and role is Role.SMTP and "AUTH" not in self.tables.keywords:
             raise ValueError("--require-auth needs --auth: without it nobody could log in")
-        self.watch = Watch(monitors)
+        self.watch = Watch(monitors, role)
         #: The open connections.
         self.connections: set[Connection] = set()
         #: True while the service ends: who has no open transaction is told, and closed.
@@ -173,12 +174,26 @@ class SMTPFactory(Factory):
         client = self.admission.counts(addr)
         refusal = self.admission.refusal(client, addr)
         if refusal is not None:
-            # Where TLS comes first it could not be read without a handshake.
-            return Refused(None if self.implicit_tls else refusal)
+            return self.refused(addr, refusal)
         protocol = self.protocol(self, Peer(addr, self._next_id()))
         if protocol is not None:
             protocol.client = client
         return protocol
+
+    def refused(self, address: IAddress | None, refusal: Reply) -> Refused:
+        """
+        Make the protocol for a client that cannot be served.
+
+        :param refusal: one of those that :class:`~smtpsvc.server.admission.Admission` gives.
+        """
+        self._tell_refused(address, refusal)
+        # Where TLS comes first it could not be read without a handshake.
+        return Refused(None if self.implicit_tls else refusal)
+
+    def _tell_refused(self, address: IAddress | None, refusal: Reply) -> None:
+        if self.watch.limited is not None:
+            limit = "max-connections" if refusal is replies.TOO_BUSY else "max-connections-per-client"
+            self.watch.limited(Peer(address, self._next_id()), limit)
 
     def connected(self, protocol: Connection) -> None:
         """A protocol has its connection."""
@@ -213,6 +228,8 @@ class SMTPFactory(Factory):
         protocol.client = admission.counts(address)
         refusal = admission.refusal(protocol.client, address)
         admission.enter(protocol.client)
+        if refusal is not None:
+            self._tell_refused(address, refusal)
         return refusal
 
     def read(self, protocol: SMTPProtocol) -> None:

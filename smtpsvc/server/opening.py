@@ -72,7 +72,7 @@ class Opening(Logins):
         except Exception:
             self._opened(Failure())
             return
-        self.settle(session, self._opened, late=self._opened_late)
+        self.settle(session, self._opened, late=self._opened_late, hook="connect")
 
     def _opened(self, value: Any) -> None:
         reply = self._take_session(value)
