@@ -28,6 +28,7 @@ def version() -> str:
 AUTH = ["argon2-cffi>=25", "bcrypt>=4.1", "scramp>=1.5"]
 OAUTH = ["PyJWT[crypto]>=2.10"]
 TEST = [*AUTH, *OAUTH, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
+BENCH = ["aiosmtpd>=1.4.6"]
 DOCS = ["sphinx>=8"]
 
 setup(
@@ -69,6 +70,7 @@ setup(
     extras_require={
         "auth": AUTH,
         "oauth": OAUTH,
+        "bench": BENCH,
         "test": TEST,
         "docs": DOCS,
         "dev": [*TEST, *DOCS, "mypy==2.4.*", "mypy-zope>=1.0.17", "ruff==0.17.*", "towncrier>=24.8", "tox>=4.11"],
