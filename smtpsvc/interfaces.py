@@ -106,6 +106,13 @@ class IConnection(Interface):
         :param reply: 421 with a reason, mostly.
         """
 
+    def drop() -> None:
+        """
+        Close without a word, behind the replies that were given before; for tests of clients mostly.
+
+        Called in a hook, it takes the place of the hook's reply.
+        """
+
     def pause() -> None:
         """Read nothing more of this client until :meth:`resume`; deadlines stand still."""
 

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IOpenSSLServerConnectionCr
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from smtpsvc.current import current_reactor
 from smtpsvc.server.secured import UNVERIFIED
 
 #: Seconds between two looks at the files.
@@ -225,9 +226,7 @@ class CertificateStore(Service):
     def _schedule(self) -> None:
         clock = self._clock
         if clock is None:
-            from twisted.internet import reactor
-
-            clock = self._clock = IReactorTime(reactor)
+            clock = self._clock = IReactorTime(current_reactor())
         self._call = clock.callLater(INTERVAL, self._watch)
 
     def _watch(self) -> None:

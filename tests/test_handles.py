@@ -309,3 +309,44 @@ class CloseTests(SynchronousTestCase):
         wire = connect(ScriptedBackend()).say("QUIT")
         wire.protocol.shut_down()
         self.assertEqual(wire.codes, [221])
+
+
+class DropTests(SynchronousTestCase):
+    def test_in_a_hook(self) -> None:
+        """Dropped within a hook, a client hears the replies to what came before and nothing else."""
+        for hook, place in CALLED.items():
+            with self.subTest(hook=hook):
+                backend = ScriptedBackend()
+                wire, connection, _ = connected(backend)
+
+                def drop(*args: Any, connection: Any = connection, hook: str = hook, backend: Any = backend) -> Any:
+                    connection.drop()
+                    return usual(backend, hook, *args)
+
+                backend.answers[hook] = [drop]
+                wire.receive(ROUND)
+                self.assertEqual(wire.codes, ROUND_CODES[:place])
+                self.assertTrue(wire.closed)
+                self.assertEqual(backend.hooks.count("close"), 1)
+
+    def test_outside(self) -> None:
+        """Dropped at any other time, in the middle of a message too, the connection is closed at once."""
+        for sent in (b"", ROUND[:40], ROUND[:-20]):
+            with self.subTest(sent=sent):
+                backend = ScriptedBackend()
+                wire, connection, _ = connected(backend)
+                wire.receive(sent).forget()
+                connection.drop()
+                wire.receive(b"NOOP\r\n")
+                self.assertEqual((wire.output, wire.closed), (b"", True))
+                self.assertEqual([one for one in backend.messages if not one.finished and not one.aborted], [])
+
+    def test_before_the_greeting(self) -> None:
+        """A client may be dropped in place of its greeting."""
+
+        def drop(peer: Any, connection: Any) -> Any:
+            connection.drop()
+            return Reply(554, "Not heard", "5.0.0")
+
+        wire = Wire(clocked_factory(ScriptedBackend(open_session=drop))[0])
+        self.assertEqual((wire.output, wire.receive(b"").closed), (b"", True))

@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from smtpsvc.backends.spool import Budget, Spool, named
+from smtpsvc.current import current_reactor
 from smtpsvc.interfaces import IConnection, Outcome
 from smtpsvc.session import Backend, Delivery, Session
 from smtpsvc.settings import MIB
@@ -315,9 +316,7 @@ class FunctionBackend(Backend):
 
         :returns: its result.
         """
-        reactor = self._reactor
-        if reactor is None:
-            from twisted.internet import reactor
+        reactor = current_reactor() if self._reactor is None else self._reactor
         return deferToThreadPool(reactor, reactor.getThreadPool(), job)
 
 

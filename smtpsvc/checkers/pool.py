@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
+from smtpsvc.current import current_reactor
 from smtpsvc.grammar.replies import TemporaryError
 
 _Result = TypeVar("_Result")
@@ -23,7 +24,7 @@ class Pool:
 
     :param threads: how many run at once.
     :param queue: how many may wait; more are turned away.
-    :param reactor: gets the results; the global one if None.
+    :param reactor: gets the results; the one of the calling thread if None.
     """
 
     def __init__(self, threads: int = 2, queue: int = 32, *, reactor: IReactorFromThreads | None = None) -> None:
@@ -42,9 +43,7 @@ class Pool:
         """
         if self._busy >= self._limit:
             raise TemporaryError("Too many logins at once, try again later", "4.7.0", 454)
-        reactor: Any = self._reactor
-        if reactor is None:
-            from twisted.internet import reactor
+        reactor: Any = current_reactor() if self._reactor is None else self._reactor
         self._busy += 1
         future = self._executor.submit(function, *args)
 

@@ -296,6 +296,11 @@ class Conversation(Securable, Contents):
             self.finish(reply)
         self.channel.wake()
 
+    def drop(self) -> None:
+        """Close without a word, behind the replies that were given before."""
+        self.mode = CLOSED
+        self.channel.wake()
+
     def wind_down(self) -> None:
         """The service ends: say so (421 4.3.2) and close, when no transaction is open any more."""
         if self.envelope is None:

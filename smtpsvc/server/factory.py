@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
+from smtpsvc.current import current_reactor
 from smtpsvc.extensions import defaults
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
@@ -108,9 +109,7 @@ class SMTPFactory(Factory):
         if limit and (not settings.limits.message_size or limit < settings.limits.message_size):
             settings = replace(settings, limits=replace(settings.limits, message_size=limit))
         if clock is None:
-            from twisted.internet import reactor
-
-            clock = MonotonicClock(reactor)
+            clock = MonotonicClock(current_reactor())
         offered = list(defaults() if extensions is None else extensions)
         if portal is not None:
             from smtpsvc.extensions.auth import Auth
