@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         IMechanismFactory,
         IMonitor,
         IPolicy,
+        IPolicyFactory,
         IReady,
         IRoleMonitor,
         ISASLExchange,
@@ -45,13 +46,26 @@ if TYPE_CHECKING:
     )
     from smtpsvc.parameters import ByMode, DeliverBy, Notify, OriginalRecipient, Ret, RRVSAction, ValidSince
     from smtpsvc.policies.chain import Policy, with_policies
+    from smtpsvc.policies.held import HeldMessage
+    from smtpsvc.policies.modified import modified
     from smtpsvc.server.factory import SMTPFactory
     from smtpsvc.server.watch import Monitor
     from smtpsvc.service import MailService
     from smtpsvc.session import Backend, Delivery, Session
     from smtpsvc.settings import BareNewline, Limits, Role, Settings
     from smtpsvc.tls import CertificateStore
-    from smtpsvc.values import Abandoned, Account, Body, Envelope, Forwarded, Peer, Recipient, TLSInfo
+    from smtpsvc.values import (
+        Abandoned,
+        Account,
+        Body,
+        Envelope,
+        Forwarded,
+        Peer,
+        Quarantine,
+        Recipient,
+        Results,
+        TLSInfo,
+    )
 
 __all__ = [
     "Abandoned",
@@ -68,6 +82,7 @@ __all__ = [
     "Envelope",
     "Extension",
     "Forwarded",
+    "HeldMessage",
     "IAccount",
     "IAuthenticated",
     "IAuthorizer",
@@ -83,6 +98,7 @@ __all__ = [
     "IMechanismFactory",
     "IMonitor",
     "IPolicy",
+    "IPolicyFactory",
     "IReady",
     "IRoleMonitor",
     "ISASLExchange",
@@ -100,9 +116,11 @@ __all__ = [
     "Peer",
     "PermanentError",
     "Policy",
+    "Quarantine",
     "RRVSAction",
     "Recipient",
     "Reply",
+    "Results",
     "Ret",
     "Role",
     "SMTPError",
@@ -113,6 +131,7 @@ __all__ = [
     "TemporaryError",
     "ValidSince",
     "__version__",
+    "modified",
     "on_message",
     "with_dedupe",
     "with_policies",
@@ -128,13 +147,26 @@ _MODULES = {
     "parameters": ("ByMode", "DeliverBy", "Notify", "OriginalRecipient", "RRVSAction", "Ret", "ValidSince"),
     "grammar.replies": ("PermanentError", "Reply", "SMTPError", "TemporaryError"),
     "policies.chain": ("Policy", "with_policies"),
+    "policies.held": ("HeldMessage",),
+    "policies.modified": ("modified",),
     "server.factory": ("SMTPFactory",),
     "server.watch": ("Monitor",),
     "service": ("MailService",),
     "session": ("Backend", "Delivery", "Session"),
     "settings": ("BareNewline", "Limits", "Role", "Settings"),
     "tls": ("CertificateStore",),
-    "values": ("Abandoned", "Account", "Body", "Envelope", "Forwarded", "Peer", "Recipient", "TLSInfo"),
+    "values": (
+        "Abandoned",
+        "Account",
+        "Body",
+        "Envelope",
+        "Forwarded",
+        "Peer",
+        "Quarantine",
+        "Recipient",
+        "Results",
+        "TLSInfo",
+    ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

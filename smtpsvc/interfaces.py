@@ -327,29 +327,47 @@ class IPolicy(Interface):
     A check in front of a backend; several make a chain in which the first refusal wins.
 
     :class:`smtpsvc.policies.chain.Policy` says yes to everything; a check that is not overridden
-    costs nothing.
+    costs nothing. A policy that also provides Twisted's ``IService`` is started before the backend and
+    stopped after it.
+
+    Each gives an :data:`Outcome`: None or a 2xx Reply to consent, and then the next policy is asked, at last
+    the backend; or a 4xx or 5xx Reply to refuse. The client hears a refusal with the id of its transaction, or
+    before MAIL of its connection, at the end of the text. All may wait. What a policy has found out, it may
+    leave for later ones and the backend in ``peer.results`` and ``envelope.results``.
     """
 
     def connect(peer: Peer) -> Outcome:
-        """A client has connected; before the greeting."""
+        """A client has connected; before the greeting. A refusal is sent in its place, and the connection closed."""
 
     def helo(peer: Peer, name: str) -> Outcome:
-        """A client introduces itself."""
+        """A client introduces itself; ``peer.helo`` still has the name before."""
 
     def mail(envelope: Envelope) -> Outcome:
         """A client opens a transaction."""
 
     def rcpt(envelope: Envelope, recipient: Recipient) -> Outcome:
-        """A client names a recipient."""
+        """A client names a recipient, who is not in the envelope yet."""
 
     def data(envelope: Envelope) -> Outcome:
         """The content is about to come."""
 
     def content(envelope: Envelope, content: bytes) -> Outcome:
-        """A piece of the content has come; a refusal drops the rest of the message."""
+        """A piece of the content has come, as for :meth:`IDelivery.write`; a refusal drops the rest of the message."""
 
     def message(envelope: Envelope) -> Outcome:
         """The content is complete; before the delivery's ``finish``."""
+
+    def examine(envelope: Envelope, held: Any) -> Outcome:
+        """
+        The content is complete, and may be read and changed.
+
+        A chain in which a policy has this check holds each message back: it is in memory, or in a temporary
+        file if it is large, and the backend gets it when all have consented. Then the backend is asked for its
+        delivery, too, so what its ``data`` refuses is refused at the end of the message. Without this check
+        content goes to the backend as it comes.
+
+        :param held: a :class:`smtpsvc.policies.held.HeldMessage`; until the outcome has settled.
+        """
 
 
 class IExtension(Interface):
@@ -713,6 +731,24 @@ class IRoleMonitor(IMonitor):
         Called once, when the factory is made.
 
         :param role: what the factory's listeners are for.
+        """
+
+
+class IPolicyFactory(Interface):
+    """Makes a policy from the words of the command line; found as a ``twisted.plugin``."""
+
+    name: str = Attribute("What stands before the colon in ``--policy NAME:ARGUMENTS``.")
+    argument: str = Attribute("What stands after it, in a few words, e.g. ``DOMAIN,...``; \"\" for nothing.")
+    summary: str = Attribute("What it does, in one line.")
+    help: str = Attribute("What it does, in full, with its settings and their defaults.")
+
+    def make(arguments: Any, reactor: Any) -> IPolicy:
+        """
+        Make the policy. It opens and starts nothing before its ``startService``.
+
+        :param arguments: a :class:`smtpsvc.policies.arguments.Arguments`, without the settings that every policy
+            has; what is not asked for of it is refused as a mistake.
+        :raises ValueError: with a sentence for the person who typed it.
         """
 
 

@@ -9,8 +9,8 @@ people's plugins does not import what it makes. A package of your own adds a nam
 
     lists = BackendFactory("lists", "mylists.backend:make", "FILE", "Deliver to the lists in FILE.")
 
-An :class:`ExtensionFactory` there adds an extension in the same way, a :class:`MechanismFactory` a SASL
-mechanism, and a :class:`CheckerFactory` what stands behind ``--auth``.
+An :class:`ExtensionFactory` there adds an extension in the same way, a :class:`PolicyFactory` a policy, a
+:class:`MechanismFactory` a SASL mechanism, and a :class:`CheckerFactory` what stands behind ``--auth``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.cred.strcred import ICheckerFactory
 from twisted.plugin import IPlugin, getPlugins
-from zope.interface import Invalid, implementer
+from zope.interface import Invalid, implementer, implementer_only
 from zope.interface.verify import verifyObject
 
 from smtpsvc.interfaces import (
@@ -36,6 +36,7 @@ from smtpsvc.interfaces import (
     IExtension,
     IExtensionFactory,
     IMechanismFactory,
+    IPolicyFactory,
     ISASLMechanism,
 )
 
@@ -81,6 +82,17 @@ class BackendFactory:
 
     def _module(self) -> ModuleType:
         return importlib.import_module(self.dotted.partition(":")[0])
+
+
+@implementer_only(IPlugin, IPolicyFactory)
+class PolicyFactory(BackendFactory):
+    """
+    Makes a policy by calling a function that is imported when it is needed.
+
+    The parameters are those of :class:`BackendFactory`; the function is called with
+    :class:`~smtpsvc.policies.arguments.Arguments` and the reactor, and returns an
+    :class:`~smtpsvc.interfaces.IPolicy`.
+    """
 
 
 def backend_factories(plugins: Iterable[Any] | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import getopt
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
@@ -23,8 +24,10 @@ from smtpsvc.authoptions import AuthOptions, Logins
 from smtpsvc.backends.dedupe import with_dedupe
 from smtpsvc.extensions import defaults
 from smtpsvc.extensions.offer import check_roles, offered
-from smtpsvc.interfaces import IBackend, IExtension
+from smtpsvc.handover import HeldPorts
+from smtpsvc.interfaces import IBackend, IExtension, IPolicy
 from smtpsvc.launch import LaunchedService, Plan, load_late_modules
+from smtpsvc.launchworkers import ParentService, WorkerService, check_shareable, handed, holding
 from smtpsvc.listeners import ListenError
 from smtpsvc.listenoptions import (
     LISTS,
@@ -36,19 +39,23 @@ from smtpsvc.listenoptions import (
     previews,
 )
 from smtpsvc.logs import SummaryLog
-from smtpsvc.optiontable import DEDUPE, FLAGS, PARAMETERS
+from smtpsvc.optiontable import DEDUPE, FLAGS, PARAMETERS, WORKERS
 from smtpsvc.plugins import backend_help, backends_table, extensions_table, find_backend, find_extension
 from smtpsvc.policies.chain import with_policies
 from smtpsvc.policies.domains import Domains
+from smtpsvc.policyoptions import PolicyOptions, shown_policy
 from smtpsvc.server.deadlines import MonotonicClock
-from smtpsvc.settings import BareNewline, Limits, Settings
+from smtpsvc.server.shared import Shared
+from smtpsvc.settings import MIB, BareNewline, Limits, Settings
+from smtpsvc.watchoptions import WatchOptions, make_watching
+from smtpsvc.worker import Worker
 
 DEFAULT_BACKEND = "maildir:./Maildir"
 
 _DEFAULTS = Settings()
 
 
-class Options(AuthOptions, ListenOptions, usage.Options):
+class Options(AuthOptions, ListenOptions, PolicyOptions, WatchOptions, usage.Options):
     """
     The options of ``twistd smtpsvc``.
 
@@ -70,15 +77,22 @@ class Options(AuthOptions, ListenOptions, usage.Options):
     optParameters: ClassVar[list[list[Any]]] = [
         ["backend", None, DEFAULT_BACKEND, "Where mail goes: NAME:ARGUMENT; --help-backends lists the names."],
         [DEDUPE.name, None, "0", DEDUPE.doc],
+        [WORKERS.name, None, "1", WORKERS.doc],
         *([row.name, None, row.show(attrgetter(row.field)(_DEFAULTS)) or None, row.doc] for row in PARAMETERS),
     ]
     compData = usage.Completions(
-        multiUse=["auth", *LISTS, "domain", "enable", "disable", "extension"],
+        multiUse=["auth", *LISTS, "domain", "policy", "enable", "disable", "extension"],
         optActions={"bare-newline": usage.CompleteList([each.value for each in BareNewline])},
     )
 
     #: What the options say; made by :meth:`postOptions`.
     plan: Plan
+    #: The options as they were given.
+    arguments: Sequence[str] = ()
+    #: Holds the ports of a parent.
+    held: HeldPorts
+    #: What this process is if it serves beside others.
+    worker: Worker | None = None
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -87,6 +101,7 @@ class Options(AuthOptions, ListenOptions, usage.Options):
         for name in LISTS:
             self[name] = []
         self["domain"] = []
+        self["policy"] = []
         self["enable"] = []
         self["disable"] = []
         self["extension"] = []
@@ -153,6 +168,7 @@ class Options(AuthOptions, ListenOptions, usage.Options):
                 getopt.getopt(sys.argv[1:] if options is None else options, self.shortOpt, self.longOpt)
             except getopt.GetoptError as error:
                 raise usage.UsageError(self._explain(error)) from error
+            self.arguments = tuple(sys.argv[1:] if options is None else options)
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
             if self.parent is None:
@@ -186,16 +202,26 @@ class Options(AuthOptions, ListenOptions, usage.Options):
     def _plan(self) -> Plan:
         from twisted.internet import reactor
 
+        workers, shared = self._workers(), None
         logins = Logins(self["auth"])
         settings = self._settings(logins)
-        listeners = make_listeners(self, reactor)
+        if self.worker is not None:
+            settings = replace(settings, limits=_share(settings.limits, workers))
+            shared = Shared(settings, MonotonicClock(reactor), self.worker.tally)
+            listeners = make_listeners(self, reactor, handed(self.worker.ports))
+        elif workers > 1:
+            self.held = HeldPorts(reactor)
+            listeners = make_listeners(self, reactor, holding(self.held))
+        else:
+            listeners = make_listeners(self, reactor)
         certificates = make_certificates(self)
-        policies = []
+        policies: list[IPolicy] = []
         if self["domain"]:
             try:
                 policies.append(Domains(self["domain"]))
             except ValueError as error:
                 raise ValueError(f"--domain: {error}") from error
+        policies += self.policies(reactor)
         backend = self._backend(reactor)
         extensions = [*self._extensions(), *logins.extensions()]
         chosen = offered(extensions, settings, backend.supports)
@@ -206,16 +232,33 @@ class Options(AuthOptions, ListenOptions, usage.Options):
             certificates=certificates is not None,
             logins=any(extension.keyword == "AUTH" for extension in extensions),
         )
-        return Plan(
+        plan = Plan(
             settings=settings,
             backend_name=self["backend"],
-            backend=with_policies(backend, *policies),
+            backend=with_policies(backend, *policies, reactor=reactor),
             listeners=listeners,
-            domains=tuple(self["domain"]),
+            domains=tuple(
+                domain
+                for policy in policies
+                if not getattr(policy, "warn_only", False)
+                for domain in getattr(policy, "domains", ())
+            ),
             extensions=extensions,
             certificates=certificates,
             summary=SummaryLog(reactor),
+            watching=make_watching(self, reactor),
+            workers=workers,
+            shared=shared,
         )
+        check_shareable(plan)
+        return plan
+
+    def _workers(self) -> int:
+        try:
+            number: int = WORKERS.read(self["workers"] or "")
+        except ValueError as error:
+            raise ValueError(f"--workers: {error}") from error
+        return number
 
     def _backend(self, reactor: Any) -> IBackend:
         try:
@@ -226,6 +269,8 @@ class Options(AuthOptions, ListenOptions, usage.Options):
             seconds = DEDUPE.read(self["dedupe"] or "")
         except ValueError as error:
             raise ValueError(f"--dedupe: {error}") from error
+        if seconds and self._workers() > 1:
+            raise ValueError("--dedupe: what one of several --workers remembers the others do not know; leave one away")
         return with_dedupe(backend, seconds, clock=MonotonicClock(reactor)) if seconds else backend
 
     def _extensions(self) -> list[IExtension]:
@@ -287,7 +332,7 @@ class Options(AuthOptions, ListenOptions, usage.Options):
         except OSError as error:
             problems.append(f"--rundir: {error}")
         print("\n".join(self._effective(service)))
-        for listener in self.plan.listeners:
+        for listener in (*self.plan.listeners, *self.plan.watching.listeners):
             try:
                 listener.check()
             except ListenError as error:
@@ -308,8 +353,10 @@ class Options(AuthOptions, ListenOptions, usage.Options):
     def _effective(self, service: LaunchedService) -> list[str]:
         settings = self.plan.settings
         lines = effective(self, self.plan.listeners)
-        lines += [f"backend = {self.plan.backend_name}", f"dedupe = {self['dedupe']}"]
+        lines += [f"backend = {self.plan.backend_name}", f"dedupe = {self['dedupe']}", f"workers = {self.plan.workers}"]
         lines += [f"domain = {domain}" for domain in self.plan.domains] or ["domain = (all)"]
+        lines += [f"policy = {shown_policy(text)}" for text in self["policy"]]
+        lines += [f"{name} = {self[name] or '(none)'}" for name in ("metrics", "log-json")]
         lines += [f"{row.name} = {row.show(attrgetter(row.field)(settings)) or '(none)'}" for row in PARAMETERS]
         lines += [f"{flag} = {'yes' if getattr(settings, flag.replace('-', '_')) else 'no'}" for flag in FLAGS]
         lines += [f"auth = {text.partition(':')[0]}" for text in self["auth"]]
@@ -326,7 +373,16 @@ def makeService(options: Options) -> IService:
     :param options: parsed.
     """
     load_late_modules()
+    if options.worker is not None:
+        return WorkerService(options.plan, options.worker)
+    if options.plan.workers > 1:
+        return ParentService(options.plan, options.arguments, options.held)
     return LaunchedService(options.plan)
+
+
+def _share(limits: Limits, workers: int) -> Limits:
+    """Give one of several processes its part of what all may have; connections are counted together."""
+    return replace(limits, buffered=max(limits.buffered // workers, MIB))
 
 
 def _program() -> str:

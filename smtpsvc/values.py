@@ -5,8 +5,9 @@ The values that travel through the hooks: who is connected, and what is being se
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.interfaces import IAddress
 from zope.interface import implementer
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from smtpsvc.grammar.proxyheader import ProxyHeader
+
+_Value = TypeVar("_Value")
 
 
 class Body(enum.Enum):
@@ -87,6 +90,47 @@ class Forwarded:
     source: str | None = None
 
 
+class Results:
+    """
+    What policies have found out: at most one value of each type, for later policies and the backend.
+
+    A type is its own key, so that two who have never met do not overwrite each other's.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[type, Any] = {}
+
+    def put(self, value: object) -> None:
+        """Keep a value, in the place of another of exactly its type."""
+        self._found[type(value)] = value
+
+    def get(self, kind: type[_Value]) -> _Value | None:
+        """Give the value of exactly this type, or None."""
+        return self._found.get(kind)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(tuple(self._found.values()))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return f"Results({list(self)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """
+    In ``envelope.results``: a policy would keep the message apart from good mail, where the backend can.
+
+    :param reason: for people; it may have a stranger's words in it.
+    """
+
+    reason: str
+
+
 class Peer:
     """
     The client of a connection.
@@ -96,9 +140,11 @@ class Peer:
     """
 
     __slots__ = (
-        "account", "address", "destination", "extended", "forwarded", "helo", "host", "id", "name", "port",
-        "proxied_by", "proxy_header", "tls",
+        "_results", "account", "address", "destination", "early", "extended", "forwarded", "helo", "host", "id", "name",
+        "port", "proxied_by", "proxy_header", "tls",
     )  # fmt: skip
+
+    _results: Results
 
     def __init__(self, address: IAddress | None, id: str) -> None:
         #: The address as Twisted gives it: ``IPv4Address``, ``IPv6Address`` or ``UNIXAddress``; None if
@@ -127,6 +173,17 @@ class Peer:
         self.proxy_header: ProxyHeader | None = None
         #: What XFORWARD said of the next transaction, or None; forgotten when that ends. Its envelope has it too.
         self.forwarded: Forwarded | None = None
+        #: True if it has spoken before it was greeted (RFC 5321 §4.3.1).
+        self.early = False
+
+    @property
+    def results(self) -> Results:
+        """What policies have found out about the client; it lasts as long as the session."""
+        try:
+            return self._results
+        except AttributeError:
+            self._results = Results()
+            return self._results
 
     @property
     def speaker(self) -> IAddress | None:
@@ -165,7 +222,9 @@ class Envelope:
     :class:`Body`. Names are upper case.
     """
 
-    __slots__ = ("forwarded", "id", "mail_params", "peer", "recipients", "role", "sender")
+    __slots__ = ("_results", "forwarded", "id", "mail_params", "peer", "recipients", "role", "sender")
+
+    _results: Results
 
     def __init__(
         self,
@@ -186,6 +245,15 @@ class Envelope:
         self.role = role
         #: Where the message came from before, if a trusted client said so with XFORWARD.
         self.forwarded: Forwarded | None = None
+
+    @property
+    def results(self) -> Results:
+        """What policies have found out about this transaction."""
+        try:
+            return self._results
+        except AttributeError:
+            self._results = Results()
+            return self._results
 
     @property
     def size(self) -> int | None:

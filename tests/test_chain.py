@@ -31,6 +31,7 @@ from smtpsvc.interfaces import (
     IVerifier,
 )
 from smtpsvc.policies.chain import Policy, with_policies
+from smtpsvc.policies.held import HeldMessage
 from smtpsvc.session import Backend, Delivery, Session
 from smtpsvc.values import Envelope, Peer, Recipient
 
@@ -56,6 +57,12 @@ def answer(value: object) -> Any:
     if isinstance(value, BaseException):
         raise value
     return value() if callable(value) else value
+
+
+def told(reply: Reply | None, id: str = "t1") -> Reply:
+    """Give a refusal as the client hears it."""
+    assert reply is not None
+    return Reply(reply.code, f"{reply.text} ({id})", reply.enhanced)
 
 
 class ScriptedDelivery(Delivery):
@@ -228,6 +235,7 @@ class BuildTests(ChainTestCase):
             **{hook: args for hook, (args, _) in HOOKS.items()},
             "content": (ENVELOPE, b"x"),
             "message": (ENVELOPE,),
+            "examine": (ENVELOPE, HeldMessage(ENVELOPE, b"")),
         }
         self.assertEqual(set(calls), set(IPolicy.names()))
         for hook, args in calls.items():
@@ -305,13 +313,13 @@ class BuildTests(ChainTestCase):
 
         session = opened(with_policies(ScriptedBackend(), Foreign()))
         self.assertIsNone(session.mail(ENVELOPE))
-        self.assertEqual(session.rcpt(ENVELOPE, RECIPIENT), NO)
+        self.assertEqual(session.rcpt(ENVELOPE, RECIPIENT), told(NO))
 
     def test_check_set_on_instance(self) -> None:
         """A check that was set on the instance counts as overridden."""
         instance = policy()
         instance.mail = lambda envelope: NO
-        self.assertEqual(opened(with_policies(ScriptedBackend(), instance)).mail(ENVELOPE), NO)
+        self.assertEqual(opened(with_policies(ScriptedBackend(), instance)).mail(ENVELOPE), told(NO))
 
 
 class HookTests(ChainTestCase):
@@ -335,7 +343,10 @@ class HookTests(ChainTestCase):
                             backend = ScriptedBackend()
                             session = opened(with_policies(backend, policy(**{hook: make(given_value)})))
                             del backend.notes[:]
-                            self.assertEqual(self.result(getattr(session, hook)(*own_args)), value)
+                            self.assertEqual(
+                                self.result(getattr(session, hook)(*own_args)),
+                                told(value, "c1" if hook == "helo" else "t1"),
+                            )
                             self.assertEqual(backend.notes, [])
 
     def test_positive_reply(self) -> None:
@@ -360,7 +371,9 @@ class HookTests(ChainTestCase):
             with self.subTest(form=form):
                 asked: list[Any] = []
                 chain = policy(mail=make(None)), policy(mail=make(LATER)), policy(asked, mail=NO)
-                self.assertEqual(self.result(opened(with_policies(ScriptedBackend(), *chain)).mail(ENVELOPE)), LATER)
+                self.assertEqual(
+                    self.result(opened(with_policies(ScriptedBackend(), *chain)).mail(ENVELOPE)), told(LATER)
+                )
                 self.assertEqual(asked, [])
 
     def test_mistake(self) -> None:
@@ -380,7 +393,7 @@ class HookTests(ChainTestCase):
     def test_mistake_after_waiting(self) -> None:
         """An SMTPError or mistake of a check behind a waiting one is treated the same."""
         chain = with_policies(ScriptedBackend(), policy(mail=fired(None)), policy(mail=PermanentError("No", "5.7.1")))
-        self.assertEqual(self.result(opened(chain).mail(ENVELOPE)), Reply(550, "No", "5.7.1"))
+        self.assertEqual(self.result(opened(chain).mail(ENVELOPE)), told(Reply(550, "No", "5.7.1")))
         chain = with_policies(ScriptedBackend(), policy(mail=fired(None)), policy(mail=KeyError("oops")))
         self.failureResultOf(Deferred.fromCoroutine(opened(chain).mail(ENVELOPE)), KeyError)
 
@@ -418,8 +431,8 @@ class HookTests(ChainTestCase):
         session = opened(outer)
         self.assertIsNone(session.mail(ENVELOPE))
         self.assertEqual(asked, ["outer", ("mail", ENVELOPE), "inner"])
-        self.assertEqual(session.rcpt(ENVELOPE, RECIPIENT), NO)
-        self.assertEqual(session.helo("x"), LATER)
+        self.assertEqual(session.rcpt(ENVELOPE, RECIPIENT), told(NO))
+        self.assertEqual(session.helo("x"), told(LATER, "c1"))
         verifyObject(ISession, session)
 
     @given(
@@ -438,7 +451,7 @@ class HookTests(ChainTestCase):
         refusals = [place for place, (_, reply, _) in enumerate(script) if reply is not None and not reply.positive]
         backend = ScriptedBackend()
         outcome = self.result(opened(with_policies(backend, *chain)).mail(ENVELOPE))
-        self.assertEqual(outcome, script[refusals[0]][1] if refusals else None)
+        self.assertEqual(outcome, told(script[refusals[0]][1]) if refusals else None)
         self.assertEqual(len(asked), refusals[0] + 1 if refusals else len(script))
         self.assertEqual(backend.notes.count(("mail", ENVELOPE)), 0 if refusals else 1)
 
@@ -510,7 +523,7 @@ class ConnectTests(ChainTestCase):
                 with self.subTest(form=form, given=given_value):
                     backend = ScriptedBackend()
                     guarded = with_policies(backend, policy(connect=make(given_value)))
-                    self.assertEqual(self.result(opened(guarded)), NO)
+                    self.assertEqual(self.result(opened(guarded)), told(NO, "c1"))
                     self.assertEqual(backend.notes, [])
 
     def test_waiting(self) -> None:
@@ -521,7 +534,7 @@ class ConnectTests(ChainTestCase):
         self.assertNoResult(pending)
         self.assertEqual(backend.notes, [])
         verdict.callback(None)
-        self.assertEqual(self.successResultOf(pending).mail(ENVELOPE), NO)
+        self.assertEqual(self.successResultOf(pending).mail(ENVELOPE), told(NO))
 
     def test_cancel(self) -> None:
         """To cancel the opening cancels the check that waits, and the backend is not asked."""
@@ -538,7 +551,7 @@ class ConnectTests(ChainTestCase):
             with self.subTest(form=make.__name__):
                 backend = ScriptedBackend(open_session=make(ScriptedSession([], {})))
                 session = self.result(opened(with_policies(backend, policy(mail=NO))))
-                self.assertEqual(session.mail(ENVELOPE), NO)
+                self.assertEqual(session.mail(ENVELOPE), told(NO))
 
     def test_backend_refuses(self) -> None:
         """A Reply of the backend in the place of a session goes through."""
@@ -561,7 +574,7 @@ class WaitingTests(ChainTestCase):
         session = opened(with_policies(ScriptedBackend(), *chain))
         self.assertIsNone(session.helo("x"))
         self.assertIsNone(session.mail(ENVELOPE))
-        self.assertIs(session.rcpt(ENVELOPE, RECIPIENT), NO)
+        self.assertEqual(session.rcpt(ENVELOPE, RECIPIENT), told(NO))
 
     def test_hook_of_backend_untouched(self) -> None:
         """A Deferred of the backend's hook behind plain checks is given as it is."""
@@ -612,7 +625,7 @@ class WaitingTests(ChainTestCase):
         self.assertNoResult(pending)
         future.set_result(NO)
         loop.run_until_complete(asyncio.sleep(0))
-        self.assertEqual(self.successResultOf(pending), NO)
+        self.assertEqual(self.successResultOf(pending), told(NO))
 
     def test_many_fired(self) -> None:
         """A thousand policies with fired Deferreds make no deep stack."""
@@ -693,7 +706,7 @@ class ContentTests(DeliveryTestCase):
         for value in (NO, SMTPError(NO)):
             with self.subTest(value=value):
                 delivery, notes = self.begin(policy(content=value))
-                self.assertEqual(self.assertRaises(SMTPError, delivery.write, b"one").reply, NO)
+                self.assertEqual(self.assertRaises(SMTPError, delivery.write, b"one").reply, told(NO))
                 self.assertEqual(notes, [])
 
     def test_late_refusal(self) -> None:
@@ -703,7 +716,7 @@ class ContentTests(DeliveryTestCase):
                 with self.subTest(form=make.__name__, value=value):
                     delivery, notes = self.begin(policy(content=make(value)))
                     failure = self.failureResultOf(Deferred.fromCoroutine(delivery.write(b"one")), SMTPError)
-                    self.assertEqual(failure.value.reply, NO)
+                    self.assertEqual(failure.value.reply, told(NO))
                     self.assertEqual(notes, [])
 
     def test_waiting(self) -> None:
@@ -789,11 +802,11 @@ class MessageTests(DeliveryTestCase):
             for value in (NO, SMTPError(NO)):
                 with self.subTest(form=form, value=value):
                     delivery, notes = self.begin(policy(message=make(value)))
-                    self.assertEqual(self.result(delivery.finish()), NO)
+                    self.assertEqual(self.result(delivery.finish()), told(NO))
                     [(call, error)] = notes
                     self.assertEqual(call, "abort")
                     self.assertIsInstance(error, SMTPError)
-                    self.assertEqual(error.reply, NO)
+                    self.assertEqual(error.reply, told(NO))
 
     def test_mistake(self) -> None:
         """A check that fails has the delivery aborted, and the exception goes through."""
@@ -836,14 +849,14 @@ class MessageTests(DeliveryTestCase):
         """The refusal does not wait for an abort that does."""
         aborted: Deferred[None] = Deferred()
         delivery, _ = self.begin(policy(message=NO), abort=waiting(aborted))
-        self.assertEqual(delivery.finish(), NO)
+        self.assertEqual(delivery.finish(), told(NO))
 
     def test_abort_fails(self) -> None:
         """An abort that fails, at once or later, is logged and the refusal stands."""
         for form, make in FORMS.items():
             with self.subTest(form=form):
                 delivery, _ = self.begin(policy(message=NO), abort=make(KeyError("oops")))
-                self.assertEqual(delivery.finish(), NO)
+                self.assertEqual(delivery.finish(), told(NO))
                 self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_all_at_once(self) -> None:

@@ -22,14 +22,16 @@ MAX_LINES = 400
 #: The floors from the ground up; a package stands for all its modules.
 FLOORS = (
     ("grammar",),
-    ("interfaces", "values", "parameters", "settings", "session", "extras"),
+    ("interfaces", "values", "parameters", "settings", "session", "extras", "current"),
     ("server", "extensions", "sasl"),
     ("backends", "policies", "client", "message", "checkers"),
     (
         *("service", "launch", "listeners", "transport", "proxied", "tls", "roles", "workers", "metrics", "logs"),
-        *("plugins", "dotted", "nest", "direct", "testing", "tlstesting"),
+        *("events", "jsonlines", "watching"),
+        *("handover", "frames", "worker", "workerlog", "launchworkers"),
+        *("plugins", "dotted", "chaos", "nest", "tlslayer", "direct", "testing", "tlstesting"),
     ),
-    ("tap", "__main__", "authoptions", "listenoptions", "optiontable"),
+    ("tap", "__main__", "workermain", "authoptions", "listenoptions", "watchoptions", "policyoptions", "optiontable"),
 )
 #: What people plug in could be a stranger's: it needs no more than the first two floors.
 PLUGGED = ("backends", "policies", "client", "message")

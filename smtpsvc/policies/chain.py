@@ -8,28 +8,25 @@ was: those hooks are the backend's own.
 
 from __future__ import annotations
 
-from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, cast
 
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.application.service import IService, MultiService
+from zope.interface import implementedBy, implementer, providedBy
 
+from smtpsvc.backends.spool import Budget
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IBackend, IConnection, IDelivery, IPolicy, ISession, Outcome
+from smtpsvc.policies.asking import Check, abort, first_refusal, settled, then, unless
 from smtpsvc.policies.front import Front
+from smtpsvc.policies.held import HeldMessage
+from smtpsvc.policies.holding import HeldDelivery, Holding
+from smtpsvc.policies.prepended import prepended
 from smtpsvc.values import Envelope, Peer, Recipient
 
 __all__ = ["Policy", "with_policies"]
-
-_Check: TypeAlias = Callable[..., Outcome]
-
-log = Logger()
 
 
 @implementer(IPolicy)
@@ -44,6 +41,11 @@ class Policy:
     """
 
     __slots__ = ()
+
+    #: What it is called in logs; "" for the name of its class.
+    name: ClassVar[str] = ""
+    #: True if it may call :func:`~smtpsvc.policies.prepended.prepend`.
+    prepends: ClassVar[bool] = False
 
     def connect(self, peer: Peer) -> Outcome:
         """Let any client in."""
@@ -73,23 +75,31 @@ class Policy:
         """Take any message."""
         return None
 
+    def examine(self, envelope: Envelope, held: HeldMessage) -> Outcome:
+        """Take any message as it is."""
+        return None
 
-def with_policies(backend: IBackend, *policies: IPolicy) -> IBackend:
+
+def with_policies(backend: IBackend, *policies: IPolicy, reactor: Any = None) -> IBackend:
     """
     Put policies in front of a backend.
 
     At each hook the policies are asked in order and the first refusal is the answer: neither the
-    policies behind it nor the backend hear of it. Which checks a policy overrides is looked up
-    here, once, and the hooks of a session once when it opens.
+    policies behind it nor the backend hear of it. It is logged with who was refused what by whom, and the client
+    hears it with the id of its transaction, or of its connection, at the end. Which checks a policy overrides is
+    looked up here, once, and the hooks of a session once when it opens.
 
     A refusal in :meth:`Policy.content` is raised by the delivery's ``write``, so the server drops
     the rest and calls ``abort``. A refusal in :meth:`Policy.message` is the outcome of ``finish``;
-    since the server never calls ``abort`` after ``finish``, the chain then calls the delivery's.
+    since the server never calls ``abort`` after ``finish``, the chain then calls the delivery's. With
+    :meth:`Policy.examine` the backend's session is asked for its delivery only when all have consented.
 
     :param backend: may have policies in front of it already; they are asked after these.
+    :param reactor: its thread pool writes and reads large messages that are held back for
+        :meth:`Policy.examine`; None for the running one.
     :returns: a backend with all the other attributes and the interfaces of *backend* (``IService``,
         say), whose sessions and deliveries have those of the backend's too; or *backend* itself if
-        no policy checks anything.
+        no policy checks anything. It is a service if it or one of the policies is.
     :raises TypeError: if *backend* provides no :class:`~smtpsvc.interfaces.IBackend` or a policy no
         :class:`~smtpsvc.interfaces.IPolicy`; a class in the place of its instance does not.
     """
@@ -99,32 +109,58 @@ def with_policies(backend: IBackend, *policies: IPolicy) -> IBackend:
         if not IPolicy.providedBy(policy):
             raise TypeError(f"{policy!r} is no policy: it does not provide IPolicy")
     checks = _Checks.of(policies)
-    if not checks.connect and not checks.in_session:
+    services = [policy for policy in policies if IService.providedBy(policy) and cast("Any", policy).parent is None]
+    if not checks.connect and not checks.in_session and not services:
         return backend
-    return cast("IBackend", _GuardedBackend(backend, policies, checks))
+    holding = Holding(checks.content, checks.ends, Budget(), reactor) if checks.examine else None
+    if not services:
+        return cast("IBackend", _GuardedBackend(backend, policies, checks, holding))
+    return cast("IBackend", _ServingBackend(backend, policies, checks, holding, services))
+
+
+def overridden(policy: IPolicy, name: str) -> Check | None:
+    """Give the check called *name* of a policy, or None if it is that of :class:`Policy`."""
+    check: Check = getattr(policy, name)
+    return None if getattr(check, "__func__", None) is getattr(Policy, name) else check
 
 
 @dataclass(frozen=True, slots=True)
 class _Checks:
     """What a chain asks at each hook, in order: bound methods, only those that a policy overrides."""
 
-    connect: tuple[_Check, ...]
-    helo: tuple[_Check, ...]
-    mail: tuple[_Check, ...]
-    rcpt: tuple[_Check, ...]
-    data: tuple[_Check, ...]
-    content: tuple[_Check, ...]
-    message: tuple[_Check, ...]
+    connect: tuple[Check, ...]
+    helo: tuple[Check, ...]
+    mail: tuple[Check, ...]
+    rcpt: tuple[Check, ...]
+    data: tuple[Check, ...]
+    content: tuple[Check, ...]
+    message: tuple[Check, ...]
+    examine: tuple[Check, ...]
+    #: The checks of *message* and *examine* in the order of their policies, each with True if it examines.
+    ends: tuple[tuple[Check, bool], ...]
+    #: True if a policy may put header fields before the content.
+    prepends: bool
 
     @classmethod
     def of(cls, policies: Iterable[IPolicy]) -> _Checks:
         """Look up the checks of *policies*."""
-        return cls(**{name: tuple(_overridden(policies, name)) for name in cls.__slots__})
+        policies = tuple(policies)
+        found = {
+            name: tuple(check for policy in policies if (check := overridden(policy, name)) is not None)
+            for name in CHECKS
+        }
+        ends = tuple(
+            (check, name == "examine")
+            for policy in policies
+            for name in ("message", "examine")
+            if (check := overridden(policy, name)) is not None
+        )
+        return cls(**found, ends=ends, prepends=any(getattr(policy, "prepends", False) for policy in policies))
 
     @property
     def in_delivery(self) -> bool:
-        """True if there is something to ask while a message comes or at its end."""
-        return bool(self.content or self.message)
+        """True if there is something to do while a message comes or at its end."""
+        return bool(self.content or self.message or self.examine or self.prepends)
 
     @property
     def in_session(self) -> bool:
@@ -132,41 +168,62 @@ class _Checks:
         return bool(self.helo or self.mail or self.rcpt or self.data) or self.in_delivery
 
 
-def _overridden(policies: Iterable[IPolicy], name: str) -> Iterable[_Check]:
-    """Give the checks called *name* that are not the ones of :class:`Policy`."""
-    default = getattr(Policy, name)
-    for policy in policies:
-        check = getattr(policy, name)
-        if getattr(check, "__func__", None) is not default:
-            yield check
+#: The names of the checks, in the order in which they are asked.
+CHECKS = ("connect", "helo", "mail", "rcpt", "data", "content", "message", "examine")
 
 
 class _GuardedBackend(Front):
     """A backend that asks a chain before it lets a client in, and has its sessions ask it."""
 
-    __slots__ = ("_checks", "_policies")
+    __slots__ = ("_checks", "_holding", "_policies")
 
-    def __init__(self, backend: IBackend, policies: tuple[IPolicy, ...], checks: _Checks) -> None:
+    def __init__(
+        self, backend: IBackend, policies: tuple[IPolicy, ...], checks: _Checks, holding: Holding | None
+    ) -> None:
         self._behind = backend
         self._policies = policies
         self._checks = checks
+        self._holding = holding
 
     def open_session(self, peer: Peer, connection: IConnection) -> Any:
         """Open the backend's session, unless the client is refused."""
-        return _unless(_first_refusal(self._checks.connect, peer), self._open, peer, connection)
+        return unless(first_refusal(self._checks.connect, peer), self._open, peer, connection)
 
     def _open(self, peer: Peer, connection: IConnection) -> Any:
-        return _then(self._behind.open_session(peer, connection), partial(self._guard, peer))
+        return then(self._behind.open_session(peer, connection), partial(self._guard, peer))
 
     def _guard(self, peer: Peer, session: Any) -> Any:
         if isinstance(session, Reply) or not self._checks.in_session:
             return session
         if not ISession.providedBy(session):
             raise TypeError(f"{self._behind!r} opened {session!r}, which does not provide ISession")
-        return _GuardedSession(session, peer, self._checks)
+        return _GuardedSession(session, peer, self._checks, self._holding)
 
     def __repr__(self) -> str:
         return f"<{', '.join(map(repr, self._policies))} in front of {self._behind!r}>"
+
+
+class _ServingBackend(_GuardedBackend, MultiService):
+    """A guarded backend that starts and stops the services among its policies, and the backend behind them."""
+
+    def __init__(
+        self,
+        backend: IBackend,
+        policies: tuple[IPolicy, ...],
+        checks: _Checks,
+        holding: Holding | None,
+        services: Iterable[Any],
+    ) -> None:
+        _GuardedBackend.__init__(self, backend, policies, checks, holding)
+        MultiService.__init__(self)
+        for service in services:
+            service.setServiceParent(self)
+        if IService.providedBy(backend) and cast("Any", backend).parent is None:
+            cast("Any", backend).setServiceParent(self)
+
+    @property
+    def __providedBy__(self) -> Any:
+        return providedBy(self._behind) + implementedBy(MultiService)  # type: ignore[no-untyped-call]
 
 
 class _GuardedSession(Front):
@@ -174,14 +231,19 @@ class _GuardedSession(Front):
 
     __slots__ = ("close", "data", "helo", "mail", "rcpt", "reset")
 
-    def __init__(self, session: Any, peer: Peer, checks: _Checks) -> None:
+    def __init__(self, session: Any, peer: Peer, checks: _Checks, holding: Holding | None) -> None:
         self._behind = session
         # Partials of functions and no methods of this class: an unchecked hook is then the session's own, at no
         # cost, and a checked one makes no reference cycle with the session.
-        self.helo = _behind_checks([partial(check, peer) for check in checks.helo], session.helo)
+        self.helo = partial(_helo, checks.helo, peer, session.helo) if checks.helo else session.helo
         self.mail = _behind_checks(checks.mail, session.mail)
         self.rcpt = _behind_checks(checks.rcpt, session.rcpt)
-        data = partial(_begin, checks, session.data) if checks.in_delivery else session.data
+        if holding is not None:
+            data = partial(_hold, holding, session)
+        elif checks.in_delivery:
+            data = partial(_begin, checks, session.data)
+        else:
+            data = session.data
         self.data = _behind_checks(checks.data, data)
         self.reset = session.reset
         self.close = session.close
@@ -194,8 +256,16 @@ class _GuardedDelivery(Front):
 
     def __init__(self, delivery: Any, envelope: Envelope, checks: _Checks) -> None:
         self._behind = delivery
-        self.write = partial(_write, checks.content, envelope, delivery.write) if checks.content else delivery.write
+        write = delivery.write
+        before = prepended(envelope) if checks.prepends else b""
+        if before:
+            write = partial(_prepend, [before], write)
+        self.write = partial(_write, checks.content, envelope, write) if checks.content else write
         self.finish = partial(_finish, checks.message, envelope, delivery) if checks.message else delivery.finish
+
+
+def _hold(holding: Holding, session: Any, envelope: Envelope) -> HeldDelivery:
+    return HeldDelivery(holding, session, envelope)
 
 
 def _begin(checks: _Checks, data: Callable[[Envelope], Any], envelope: Envelope) -> Any:
@@ -208,12 +278,17 @@ def _begin(checks: _Checks, data: Callable[[Envelope], Any], envelope: Envelope)
             raise TypeError(f"{data!r} gave {delivery!r}, which does not provide IDelivery")
         return _GuardedDelivery(delivery, envelope, checks)
 
-    return _then(data(envelope), guard)
+    return then(data(envelope), guard)
 
 
-def _write(checks: Iterable[_Check], envelope: Envelope, write: Callable[[bytes], Any], content: bytes) -> Any:
+def _prepend(before: list[bytes], write: Callable[[bytes], Any], content: bytes) -> Any:
+    """Put header fields before the first piece."""
+    return write(before.pop() + content if before else content)
+
+
+def _write(checks: Iterable[Check], envelope: Envelope, write: Callable[[bytes], Any], content: bytes) -> Any:
     """Hand a piece to the delivery's *write* unless it is refused, which is raised."""
-    refusal = _first_refusal(checks, envelope, content)
+    refusal = first_refusal(checks, envelope, content)
     if refusal is None:
         return write(content)
     if isinstance(refusal, Reply):
@@ -225,20 +300,20 @@ async def _write_later(pending: Awaitable[Reply | None], write: Callable[[bytes]
     refusal = await pending
     if refusal is not None:
         raise SMTPError(refusal)
-    await _settled(write(content))
+    await settled(write(content))
 
 
-def _finish(checks: Iterable[_Check], envelope: Envelope, delivery: IDelivery) -> Any:
+def _finish(checks: Iterable[Check], envelope: Envelope, delivery: IDelivery) -> Any:
     """Finish the delivery, or abort it where the message is not taken for whatever reason."""
     try:
-        refusal = _first_refusal(checks, envelope)
+        refusal = first_refusal(checks, envelope)
     except Exception as error:
-        _abort(envelope, delivery, error)
+        abort(envelope, delivery, error)
         raise
     if refusal is None:
         return delivery.finish()
     if isinstance(refusal, Reply):
-        _abort(envelope, delivery, SMTPError(refusal))
+        abort(envelope, delivery, SMTPError(refusal))
         return refusal
     return _finish_later(refusal, envelope, delivery)
 
@@ -247,103 +322,22 @@ async def _finish_later(pending: Awaitable[Reply | None], envelope: Envelope, de
     try:
         refusal = await pending
     except BaseException as error:  # a check that was cancelled, by whatever framework, has not consented
-        _abort(envelope, delivery, error)
+        abort(envelope, delivery, error)
         raise
     if refusal is not None:
-        _abort(envelope, delivery, SMTPError(refusal))
+        abort(envelope, delivery, SMTPError(refusal))
         return refusal
-    return await _settled(delivery.finish())
+    return await settled(delivery.finish())
 
 
-def _abort(envelope: Envelope, delivery: IDelivery, error: BaseException) -> None:
-    """Abort a delivery in the background; the client's answer is settled, so a mistake is only logged."""
-
-    async def abort() -> None:
-        await _settled(delivery.abort(Failure(error)))
-
-    def failed(failure: Failure) -> None:
-        log.failure("the refused message {id} could not be aborted", failure, id=envelope.id)
-
-    Deferred.fromCoroutine(abort()).addErrback(failed)
-
-
-def _behind_checks(checks: Iterable[_Check], hook: Callable[..., Any]) -> Callable[..., Any]:
+def _behind_checks(checks: Iterable[Check], hook: Callable[..., Any]) -> Callable[..., Any]:
     """Give a hook that asks *checks* first, with its own arguments; *hook* itself if there are none."""
     return partial(_checked, checks, hook) if checks else hook
 
 
-def _checked(checks: Iterable[_Check], hook: Callable[..., Any], *args: Any) -> Any:
-    return _unless(_first_refusal(checks, *args), hook, *args)
+def _checked(checks: Iterable[Check], hook: Callable[..., Any], *args: Any) -> Any:
+    return unless(first_refusal(checks, *args), hook, *args)
 
 
-def _first_refusal(checks: Iterable[_Check], *args: Any) -> Reply | None | Awaitable[Reply | None]:
-    """
-    Ask the checks in order.
-
-    :returns: the first refusal, raised or returned, or None; a coroutine of these once a check waits.
-    :raises TypeError: if a check gives what is no Outcome: False, say, must not pass for consent.
-    """
-    remaining = iter(checks)
-    try:
-        for check in remaining:
-            outcome = check(*args)
-            if outcome is None:
-                continue
-            if not isinstance(outcome, Reply):
-                return _first_refusal_later(outcome, remaining, args)
-            if outcome.code >= 300:  # a 3xx is no answer to a hook: handed on, so that the server judges it
-                return outcome
-    except SMTPError as error:
-        return error.reply
-    return None
-
-
-async def _first_refusal_later(first: object, remaining: Iterable[_Check], args: tuple[Any, ...]) -> Reply | None:
-    try:
-        for given in chain([first], (check(*args) for check in remaining)):
-            outcome = await _settled(given)
-            if outcome is None:
-                continue
-            if not isinstance(outcome, Reply):
-                raise TypeError(f"a check gave {outcome!r}, which is neither None nor a Reply")
-            if outcome.code >= 300:
-                return outcome
-    except SMTPError as error:
-        return error.reply
-    return None
-
-
-def _unless(refusal: Reply | None | Awaitable[Reply | None], proceed: Callable[..., Any], *args: Any) -> Any:
-    """Give the refusal, or what ``proceed(*args)`` gives if there is none; a coroutine while that is open."""
-    if refusal is None:
-        return proceed(*args)
-    if isinstance(refusal, Reply):
-        return refusal
-    return _unless_later(refusal, proceed, args)
-
-
-async def _unless_later(pending: Awaitable[Reply | None], proceed: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    refusal = await pending
-    if refusal is not None:
-        return refusal
-    return await _settled(proceed(*args))
-
-
-def _then(outcome: Any, proceed: Callable[[Any], Any]) -> Any:
-    """Give ``proceed(outcome)``; a coroutine of it if the outcome is an awaitable."""
-    if isinstance(outcome, Awaitable):
-        return _then_later(outcome, proceed)
-    return proceed(outcome)
-
-
-async def _then_later(pending: Awaitable[Any], proceed: Callable[[Any], Any]) -> Any:
-    return proceed(await _settled(pending))
-
-
-async def _settled(outcome: Any) -> Any:
-    """Wait for an outcome if it is an awaitable; Twisted's coroutines cannot await an asyncio Future as it is."""
-    if isfuture(outcome):
-        return await Deferred.fromFuture(outcome)
-    if isinstance(outcome, Awaitable):
-        return await outcome
-    return outcome
+def _helo(checks: Iterable[Check], peer: Peer, hook: Callable[[str], Any], name: str) -> Any:
+    return unless(first_refusal(checks, peer, name), hook, name)

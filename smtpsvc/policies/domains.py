@@ -1,15 +1,20 @@
 """
-Domains: whose mail is taken here.
+Take recipients in the listed domains, and the bare postmaster; refuse others with 550 5.7.1.
+
+Domains are compared without regard to case, a U-label and its A-label are the same, and a subdomain is
+another domain. Whoever is logged in may write to any domain. The same as --domain.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Any
 
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.addresses import SyntaxProblem, is_address_literal, parse_domain
 from smtpsvc.interfaces import Outcome
+from smtpsvc.policies.arguments import Arguments
 from smtpsvc.policies.chain import Policy
 from smtpsvc.settings import Role
 from smtpsvc.values import Envelope, Recipient
@@ -31,10 +36,14 @@ class Domains(Policy):
     :raises TypeError: if *domains* is one str, whose letters would be taken for domains.
     """
 
+    name = "domains"
+
     def __init__(self, domains: Iterable[str]) -> None:
         if isinstance(domains, str):
             raise TypeError(f"domains must be a list of str: [{domains!r}]")
-        self._listed = frozenset(map(_read, domains))
+        #: As they were given.
+        self.domains = tuple(domains)
+        self._listed = frozenset(map(_read, self.domains))
         if not self._listed:
             raise ValueError("no domain is listed, so no mail would be taken")
 
@@ -54,6 +63,15 @@ class Domains(Policy):
 
     def __repr__(self) -> str:
         return f"Domains({sorted(self._listed)!r})"
+
+
+def make(arguments: Arguments, reactor: Any) -> Domains:
+    """
+    Make the policy of ``--policy domains:``.
+
+    :raises ValueError: with a sentence.
+    """
+    return Domains(arguments.values())
 
 
 def _read(text: str) -> str:

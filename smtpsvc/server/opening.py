@@ -61,9 +61,6 @@ class Opening(Logins):
             self.channel.wake()
 
     def _open(self) -> None:
-        watch = self.factory.watch.connected
-        if watch is not None:
-            watch(self.peer)
         if self.factory.winding_down:
             self.finish(replies.SHUTTING_DOWN)
             return
@@ -79,6 +76,8 @@ class Opening(Logins):
         if self.session is None:
             self.finish(reply)
         elif self.mode is not CLOSED and not self._is_early():
+            if self.channel.unread:
+                self.peer.early = True
             self.mode = LINES
             if self.peer.tls is None:
                 self._answer(None, reply)

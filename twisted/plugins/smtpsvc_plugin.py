@@ -1,6 +1,6 @@
 """
-What ``twistd`` and smtpsvc find here: the service, and by name the backends,
-the SASL mechanisms and the checkers of passwords and tokens.
+What ``twistd`` and smtpsvc find here: the service, and by name the backends, the
+policies, the SASL mechanisms and the checkers of passwords and tokens.
 
 Twisted imports this file for everybody who asks for plugins, so it loads nothing of a
 backend or of the service: each object knows a dotted name and imports it on use.
@@ -8,7 +8,7 @@ backend or of the service: each object knows a dotted name and imports it on use
 
 from twisted.application.service import ServiceMaker
 
-from smtpsvc.plugins import BackendFactory, CheckerFactory, MechanismFactory
+from smtpsvc.plugins import BackendFactory, CheckerFactory, MechanismFactory, PolicyFactory
 
 service = ServiceMaker(
     "smtpsvc",
@@ -34,6 +34,12 @@ debug = BackendFactory(
     "smtpsvc.backends.debug:make",
     "",
     "Print each message and keep nothing; for trying clients out.",
+)
+chaos = BackendFactory(
+    "chaos",
+    "smtpsvc.chaos:make",
+    "RULES",
+    "Let things go wrong in front of another backend; for trying clients out.",
 )
 python = BackendFactory(
     "python",
@@ -72,4 +78,11 @@ certificate = CheckerFactory(
     "smtpsvc.checkers.certificate:make",
     "Nothing, or email or cn: where the name stands in a client's TLS certificate.",
     "smtpsvc.sasl.credentials:ITLSCertificate",
+)
+
+domains_policy = PolicyFactory(
+    "domains",
+    "smtpsvc.policies.domains:make",
+    "DOMAIN,...",
+    "Take recipients in the listed domains only, as --domain does.",
 )
