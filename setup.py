@@ -27,7 +27,8 @@ def version() -> str:
 
 AUTH = ["argon2-cffi>=25", "bcrypt>=4.1", "scramp>=1.5"]
 OAUTH = ["PyJWT[crypto]>=2.10"]
-TEST = [*AUTH, *OAUTH, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
+METRICS = ["prometheus_client>=0.20"]
+TEST = [*AUTH, *OAUTH, *METRICS, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
 BENCH = ["aiosmtpd>=1.4.6"]
 DOCS = ["sphinx>=8"]
 
@@ -70,6 +71,7 @@ setup(
     extras_require={
         "auth": AUTH,
         "oauth": OAUTH,
+        "metrics": METRICS,
         "bench": BENCH,
         "test": TEST,
         "docs": DOCS,

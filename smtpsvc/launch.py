@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Final
 
@@ -27,9 +27,11 @@ from smtpsvc.interfaces import IExtension
 from smtpsvc.listeners import Listener, ListenError, Place, places_of
 from smtpsvc.logs import SummaryLog
 from smtpsvc.plugins import describe_error, one_line
+from smtpsvc.server.shared import Shared
 from smtpsvc.service import Binding, MailService
 from smtpsvc.settings import Role, Settings
 from smtpsvc.tls import CertificateError, CertificateStore
+from smtpsvc.watching import Watching
 
 #: What twistd's pipe from a daemon to the terminal takes of a message.
 PIPE: Final = 98
@@ -59,6 +61,12 @@ class Plan:
     certificates: CertificateStore | None = None
     #: Logs a line for each message.
     summary: SummaryLog | None = None
+    #: Metrics, and the log as JSON.
+    watching: Watching = field(default_factory=Watching)
+    #: The processes that serve.
+    workers: int = 1
+    #: The service in one process of several: what it counts together with the others.
+    shared: Shared | None = None
 
 
 class LaunchedService(MailService):
@@ -70,15 +78,24 @@ class LaunchedService(MailService):
     """
 
     def __init__(self, plan: Plan) -> None:
-        monitors = () if plan.summary is None else (plan.summary,)
+        monitors = plan.watching.monitors if plan.summary is None else [plan.summary, *plan.watching.monitors]
         super().__init__(
-            plan.backend, plan.settings, extensions=plan.extensions, monitors=monitors, tls=plan.certificates
+            plan.backend,
+            plan.settings,
+            extensions=plan.extensions,
+            monitors=monitors,
+            tls=plan.certificates,
+            shared=plan.shared,
         )
         self.plan = plan
         self._hangup: Hangup | None = None
         self._interrupts: Interrupts | None = None
         for listener in plan.listeners:
             self.listen(listener, listener.role, implicit_tls=listener.implicit_tls)
+        self._serve_metrics()
+
+    def _serve_metrics(self) -> None:
+        self.plan.watching.attach(self)
 
     def privilegedStartService(self) -> None:
         """
@@ -87,6 +104,7 @@ class LaunchedService(MailService):
         :raises StartError: if one cannot be opened; the process then ends with its sentence.
         """
         with one_sentence():
+            self.plan.watching.begin()
             super().privilegedStartService()
 
     def startService(self) -> None:
@@ -96,13 +114,14 @@ class LaunchedService(MailService):
         :raises StartError: if it cannot start; the process then ends with its sentence.
         """
         with one_sentence():
+            self.plan.watching.begin()
             super().startService()
         from twisted.internet import reactor
 
         self._interrupts = Interrupts(reactor, self.hurry)
         # A terminal that is closed sends SIGHUP too, and means the end.
-        if self.plan.certificates is not None and not os.isatty(0):
-            self._hangup = Hangup(reactor, self.plan.certificates.reload)
+        if (self.plan.certificates is not None or self.plan.watching.json_log is not None) and not os.isatty(0):
+            self._hangup = Hangup(reactor, self.reload)
         # Last: whoever reads that it listens may send a signal, which would kill a process that does not heed it yet.
         reactor.callWhenRunning(self._announce)
 
@@ -128,7 +147,14 @@ class LaunchedService(MailService):
     def _flush(self, result: Any) -> Any:
         if self.plan.summary is not None:
             self.plan.summary.flush()
+        self.plan.watching.end()
         return result
+
+    def reload(self) -> None:
+        """Read anew what SIGHUP reads anew."""
+        self.plan.watching.reload()
+        if self.plan.certificates is not None:
+            self.plan.certificates.reload()
 
     def start_lines(self) -> list[str]:
         """Say where the service listens and where mail goes, and give a command to try."""
@@ -142,7 +168,7 @@ class LaunchedService(MailService):
         command = self._command()
         if command:
             lines.append(f"to try it: {command}")
-        return lines
+        return [*lines, *self.plan.watching.start_lines()]
 
     def warnings(self) -> list[str]:
         """Say what may not be meant."""

@@ -107,7 +107,8 @@ class SummaryLog(Monitor):
             call.cancel()
         lines, self._lines = self._lines, []
         if lines:
-            self._log.info("{lines}", lines="\n".join(lines))
+            # Who reads fields has the event of each message.
+            self._log.info("{lines}", lines="\n".join(lines), text_only=True)
 
 
 def _how(tls: TLSInfo | None, account: IAccount | None) -> str:

@@ -66,6 +66,7 @@ class MailService(MultiService):
     :param clock: as for :class:`~smtpsvc.server.factory.SMTPFactory`.
     :param tls: as for :class:`~smtpsvc.server.factory.SMTPFactory`; a service, such as a
         :class:`~smtpsvc.tls.CertificateStore`, is started before the ports are opened.
+    :param shared: as for :class:`~smtpsvc.server.factory.SMTPFactory`.
     """
 
     log = Logger()
@@ -81,6 +82,7 @@ class MailService(MultiService):
         monitors: Iterable[IMonitor] = (),
         clock: IReactorTime | None = None,
         tls: Any = None,
+        shared: Shared | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.backend = backend
@@ -93,8 +95,8 @@ class MailService(MultiService):
         self._clock = clock
         self._tls = tls
         self._factories: dict[tuple[Role, bool], _Factory] = {}
-        # Comes with the first of them.
-        self._shared: Shared | None = None
+        # Comes with the first of them, if it was not given.
+        self._shared = shared
         # Who waits for the stop that is under way.
         self._stopping: list[Deferred[None]] = []
         for part in (tls, backend):
@@ -140,6 +142,16 @@ class MailService(MultiService):
             )
             self._shared = self._factories[kind].shared
         return self._factories[kind]
+
+    @property
+    def shared(self) -> Shared | None:
+        """What the factories share, such as the count of bytes in memory; None before there is one."""
+        return self._shared
+
+    @property
+    def unfinished(self) -> int:
+        """How many hooks still run although nobody waits for them any more."""
+        return sum(len(factory.unfinished) for factory in self._factories.values())
 
     @property
     def ports(self) -> list[IListeningPort]:
