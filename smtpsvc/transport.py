@@ -24,7 +24,7 @@ import select
 import socket
 from typing import Any, Final
 
-from twisted.internet import _newtls, address, main, tcp
+from twisted.internet import address, main, tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
@@ -33,6 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtpsvc.nest import Nest
+from smtpsvc.tlslayer import Securable
 
 #: Whether this system has what is needed.
 AVAILABLE: Final = hasattr(select, "epoll") and hasattr(socket, "MSG_MORE")
@@ -42,8 +43,6 @@ BACKLOG: Final = 1024
 
 #: 64 KiB is best for plain TCP: beyond 128 KiB each buffer is a mapping of its own.
 _PLAIN_READ: Final = 64 * 1024
-#: Under TLS more records come out of one read.
-_TLS_READ: Final = 256 * 1024
 
 _IN: Final = getattr(select, "EPOLLIN", 1)
 _OUT: Final = getattr(select, "EPOLLOUT", 4)
@@ -90,7 +89,7 @@ class _Plain(FileDescriptor):
                 self._watch(self._mask & ~_IN | _OUT)
 
 
-class DirectServer(tcp.Server):
+class DirectServer(Securable, tcp.Server):
     """
     A server's connection; an ``ITCPTransport`` and ``IHalfCloseableDescriptor`` like its base.
 
@@ -103,6 +102,7 @@ class DirectServer(tcp.Server):
     _broken = False
     _mask = 0
     _read_size = _PLAIN_READ
+    _bypass = _Plain
     bufferSize = 32 * 1024  # past so much that is not read, the producer is paused
 
     def __init__(
@@ -282,7 +282,7 @@ class DirectServer(tcp.Server):
         if not self.TLS:
             _Plain.write(self, data)
         elif self.connected:
-            self.protocol.write(data)  # type: ignore[attr-defined]
+            self.protocol.write(data)
 
     def writeSequence(self, iovec: Any) -> None:
         """Send several pieces as one."""
@@ -293,12 +293,7 @@ class DirectServer(tcp.Server):
         if not self.TLS:
             _Plain.loseConnection(self)
         elif self.connected and not self.disconnecting:
-            self.protocol.loseConnection()  # type: ignore[attr-defined]
-
-    def startTLS(self, ctx: Any, normal: bool = True) -> None:
-        """Begin TLS behind what has been written."""
-        self._read_size = _TLS_READ
-        _newtls.startTLS(self, ctx, normal, _Plain)
+            self.protocol.loseConnection()
 
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""

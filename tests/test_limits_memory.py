@@ -140,6 +140,20 @@ class PausingTests(SynchronousTestCase):
         wires[0].factory.clock.pump([1] * 25)
         self.assertEqual(budget.used, 0)
 
+    def test_own(self) -> None:
+        """What those who wait for memory hold themselves is not counted: they never wait for each other."""
+        wires, late, budget = self.busy(20)
+        chunk = PIECE * 900
+        waiting = [Wire(wires[0].factory).greeted().say(MAIL, RCPT).forget() for _ in range(20)]
+        for wire in waiting:
+            wire.receive(b"BDAT %d LAST\r\n" % len(chunk) + chunk)
+        self.assertEqual({wire.protocol.paused for wire in waiting}, {BY_MEMORY})
+        for wire in wires:
+            wire.receive(b".\r\n")
+        late.fire_all()
+        self.assertEqual([wire.codes for wire in waiting], [[250]] * 20)
+        self.assertEqual((budget.used, budget.full), (0, False))
+
     def test_replies(self) -> None:
         """Replies that are not read are counted."""
         wire = connect(settings=uncounted()).stop_taking().receive(NOOP * 20_000)

@@ -112,7 +112,7 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         if mode is WAITING or self.paused or self.factory.reading is not None:
             self._gathered.append(data)
             self._gathered_size += len(data)
-            self._count(len(data))
+            self.count_unread(len(data))
             if mode is not WAITING and not self.paused:
                 self.factory.read(self)
             elif self._gathered_size > self.factory.settings.limits.read_ahead or self.factory.budget.full:
@@ -139,7 +139,7 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         self._buffer = b""
         self._losing = True
         if self._counted:
-            self._count(-self._counted)
+            self.count_unread(-self._counted)
             self._kept = 0
         if self.paused:
             self.paused &= ~BY_TRANSPORT
@@ -156,13 +156,13 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
     def pauseProducing(self) -> None:
         """Replies are not read: read no commands."""
         if not self.paused & BY_TRANSPORT:
-            self._count(_UNSENT)
+            self.count_unread(_UNSENT)
         self.hold(BY_TRANSPORT)
 
     def resumeProducing(self) -> None:
         """Replies have been read: go on."""
         if self.paused & BY_TRANSPORT:
-            self._count(-_UNSENT)
+            self.count_unread(-_UNSENT)
         self.release(BY_TRANSPORT)
 
     def stopProducing(self) -> None:
@@ -174,15 +174,22 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         """Stop reading the client."""
         if not self.paused and not self._ended and not self._losing and self.transport is not None:
             self.transport.pauseProducing()
-        self.paused |= why
-        if why == BY_MEMORY:
+        if why == BY_MEMORY and not self.paused & why:
+            # What a connection holds that waits for memory is not counted: else those who wait could wait for each
+            # other.
+            self.paused |= why
             self.factory.budget.wait(self)
+            self.factory.budget.take(-self._counted)
+            return
+        self.paused |= why
 
     def release(self, why: int) -> None:
         """Read the client again, unless there is another reason not to."""
         if not self.paused & why:
             return
         self.paused &= ~why
+        if why == BY_MEMORY:
+            self.factory.budget.take(self._counted)
         if self.paused & ~BY_READ_AHEAD:
             return
         self.since = self.factory.sweep.now
@@ -213,15 +220,16 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         rest = b"".join([self._buffer, *self._gathered])
         self._buffer = b""
         if self._gathered_size:
-            self._count(-self._gathered_size)
+            self.count_unread(-self._gathered_size)
             self._gathered.clear()
             self._gathered_size = 0
         return rest
 
-    def _count(self, size: int) -> None:
-        """So many bytes of the client wait more, or less if it is below 0."""
+    def count_unread(self, size: int) -> None:
+        """So many bytes of the client wait more, here or in the transport; or less if it is below 0."""
         self._counted += size
-        self.factory.budget.take(size)
+        if not self.paused & BY_MEMORY:
+            self.factory.budget.take(size)
 
     # Reading.
 
@@ -305,7 +313,7 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         if rest or self._kept:
             kept = len(rest) if len(rest) > _LITTLE else 0
             if kept != self._kept:
-                self._count(kept - self._kept)
+                self.count_unread(kept - self._kept)
                 self._kept = kept
         if self.out:
             self._send()
