@@ -1,0 +1,79 @@
+"""
+Connecting to a server.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from smtpsvc.client.connection import Connection
+from smtpsvc.client.errors import ConnectFailed, Stage
+from smtpsvc.client.options import TLS, Options
+from smtpsvc.client.protocol import ClientProtocol
+
+#: A host, a host and a port, or an endpoint of Twisted.
+Where: TypeAlias = "str | tuple[str, int] | IStreamClientEndpoint"
+
+
+def connect(
+    where: Where, options: Options | None = None, *, reactor: Any = None, **changes: Any
+) -> Deferred[Connection]:
+    """
+    Connect to a server: greeted, protected and logged in when it is done.
+
+    :param where: a host; a host and a port; or a Twisted endpoint that does no TLS itself. Without a port it
+        is 25; 465 with implicit TLS, 587 with a login, 24 with LMTP.
+    :param options: how; the defaults of :class:`Options` if None.
+    :param changes: fields of the options that are to be others: ``tls="opportunistic"``, ``login=Login(...)``.
+    :returns: a Deferred of the :class:`Connection`; fails with a :class:`ClientError`. Cancelling it gives up.
+    :raises ValueError: for options that make no sense.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    options = (options or Options()).changed(**changes) if changes else options or Options()
+    host, endpoint = _endpoint(reactor, where, options)
+    return Deferred.fromCoroutine(_connect(endpoint, host, options, reactor))
+
+
+async def _connect(endpoint: Any, host: str, options: Options, reactor: Any) -> Connection:
+    clock = IReactorTime(reactor)
+    factory = Factory.forProtocol(lambda: ClientProtocol(options, clock, host))
+    factory.noisy = False
+    connecting: Deferred[Any] = endpoint.connect(factory)
+    connecting.addTimeout(options.timeouts.connect, clock)
+    try:
+        protocol = await connecting
+    except CancelledError:
+        raise
+    except TimeoutError as error:
+        seconds = options.timeouts.connect
+        raise ConnectFailed(f"{host or 'the server'} did not answer within {seconds:.0f} s", Stage.CONNECT) from error
+    except Exception as error:
+        raise ConnectFailed(f"cannot connect to {host or 'the server'}: {error}", Stage.CONNECT) from error
+    opened: Connection = await protocol.opened
+    return opened
+
+
+def default_port(options: Options) -> int:
+    """Give the port that servers for these options listen on."""
+    if options.lmtp:
+        return 24
+    if options.tls is TLS.IMPLICIT:
+        return 465
+    return 587 if options.login is not None else 25
+
+
+def _endpoint(reactor: Any, where: Where, options: Options) -> tuple[str, Any]:
+    if isinstance(where, str):
+        where = (where, default_port(options))
+    if isinstance(where, tuple):
+        host, port = where
+        return host, HostnameEndpoint(reactor, host, port, timeout=options.timeouts.connect)
+    if not IStreamClientEndpoint.providedBy(where):
+        raise ValueError(f"{where!r} is no host, no pair of a host and a port, and no endpoint")
+    return "", where

@@ -1,0 +1,204 @@
+"""
+A whole message in one go: as few turns as the server allows, and no Deferred for a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred
+
+from smtpsvc.client.body import Body
+from smtpsvc.client.envelope import any_international
+from smtpsvc.client.errors import ContentRefused, Stage
+from smtpsvc.client.result import Result
+from smtpsvc.client.streaming import Outlet, pour
+from smtpsvc.client.transaction import Transaction
+from smtpsvc.grammar.addresses import Address
+from smtpsvc.grammar.commands import NO_PARAMS
+from smtpsvc.grammar.replies import Reply
+from smtpsvc.values import Recipient
+
+if TYPE_CHECKING:
+    from smtpsvc.client.connection import Connection
+
+#: Content up to this goes out with its envelope by BDAT, before a recipient was taken; if none is, it was in vain.
+INLINE: Final = 64 * 1024
+
+
+class Sending(Transaction):
+    """
+    Sends one message to its end.
+
+    :param forward: the XFORWARD command that goes before, or None.
+    """
+
+    def __init__(self, connection: Connection, body: Body, forward: bytes | None = None) -> None:
+        super().__init__(connection)
+        self._body = body
+        self._forward = forward
+        self._commands: list[bytes] = []
+        self._said = 0
+        self._piped = connection.capabilities.pipelining
+        self._inline = False
+
+    def begin(
+        self,
+        sender: str | Address,
+        recipients: Iterable[str | Address | Recipient],
+        mail_params: Mapping[str, Any] = NO_PARAMS,
+        rcpt_params: Mapping[str, Any] = NO_PARAMS,
+    ) -> Deferred[Result]:
+        """
+        Send it.
+
+        :raises ClientError: if it cannot be sent to this server; nothing was sent then.
+        :raises ValueError: for what cannot be written.
+        """
+        recipients = list(recipients)
+        if not recipients:
+            raise ValueError("a message needs a recipient")
+        body, opening = self._body, self._opening
+        utf8 = body.international or any_international(recipients)
+        self._sender, mail = opening.mail(sender, mail_params, size=body.size, eight_bit=body.eight_bit, utf8=utf8)
+        commands = self._commands
+        commands.append(mail)
+        for each in recipients:
+            address, command = opening.rcpt(each, rcpt_params)
+            self._names.append(str(address))
+            commands.append(command)
+        self._dialogue.active = self
+        if self._piped:
+            self._say_all()
+        elif self._forward is not None:
+            self._dialogue.expect(Stage.COMMAND, self._say_next)
+            self._dialogue.channel.write(self._forward)
+        else:
+            self._say_next(None)
+        return self._done
+
+    def _say_all(self) -> None:
+        """Say everything in one write (RFC 2920 §3.1)."""
+        dialogue, commands = self._dialogue, self._commands
+        expect = dialogue.expect
+        if self._forward is not None:
+            commands.insert(0, self._forward)
+            expect(Stage.COMMAND, self._forwarded)
+        expect(Stage.MAIL, self._took_mail)
+        for _ in self._names:
+            expect(Stage.RCPT, self._took_rcpt)
+        whole = self._body.whole
+        if not (self._connection.chunking or self._opening.binary):
+            commands.append(b"DATA\r\n")
+            expect(Stage.DATA, self._took_data)
+        elif whole is not None and len(whole) <= INLINE:
+            self._inline = self._last_sent = True
+            expect(Stage.END, self._took_end)
+            tail = b"\r\n" if self._body.line_open else b""
+            commands.append(b"BDAT %d LAST\r\n%b%b" % (len(whole) + len(tail), whole, tail))
+        dialogue.channel.write(b"".join(commands))
+
+    def _say_next(self, _: Reply | None) -> None:
+        """Say one command, the one before having been answered."""
+        command = self._commands[self._said]
+        self._said += 1
+        if self._said == 1:
+            self._dialogue.expect(Stage.MAIL, self._took_mail)
+        else:
+            self._dialogue.expect(Stage.RCPT, self._took_rcpt)
+        self._dialogue.channel.write(command)
+
+    # The replies.
+
+    def _forwarded(self, reply: Reply) -> None:
+        """What a log is told need not hold up the mail."""
+
+    def _took_mail(self, reply: Reply) -> bool:
+        if not super()._took_mail(reply):
+            return False
+        if not self._piped:
+            if reply.code < 300:
+                self._say_next(None)
+            else:
+                self._conclude_refused()
+        return True
+
+    def _took_rcpt(self, reply: Reply) -> bool:
+        if not super()._took_rcpt(reply):
+            return False
+        if len(self.replies) < len(self._names):
+            if not self._piped:
+                self._say_next(None)
+            return True
+        if self._piped and not (self._connection.chunking or self._opening.binary):
+            return True
+        if not self._inline:
+            self._open_content()
+        return True
+
+    def _open_content(self) -> None:
+        """All recipients are answered; ask for the content to be taken, or begin with it."""
+        assert self._mail is not None
+        if self._mail.code >= 400 or not self.taken:
+            self._conclude()
+        elif self._connection.chunking or self._opening.binary:
+            self._stream()
+        else:
+            self._dialogue.expect(Stage.DATA, self._took_data)
+            self._dialogue.channel.write(b"DATA\r\n")
+
+    def _took_data(self, reply: Reply) -> None:
+        if reply.code == 354:
+            if self.taken and self._mail is not None and self._mail.code < 300:
+                self._stream()
+                return
+            # RFC 2920 §3.1: it was asked for before we knew that nobody is to get it.
+            self._dialogue.expect(Stage.END, self._voided)
+            self._dialogue.channel.write(b".\r\n")
+        elif reply.code >= 400:
+            if self.taken:
+                self._unopened = reply
+            self._conclude()
+        else:
+            self._lie("the server answers DATA with neither 354 nor a refusal", Stage.DATA, reply)
+
+    def _voided(self, reply: Reply) -> None:
+        if 300 <= reply.code < 400:
+            self._lie("the server asks for content when it has come", Stage.END, reply)
+            return
+        self._conclude()
+
+    def _conclude_refused(self) -> None:
+        # Not asked, they share the sender's refusal.
+        assert self._mail is not None
+        self.replies = [self._mail] * len(self._names)
+        self._conclude()
+
+    # The content.
+
+    def _stream(self) -> None:
+        body = self._body
+        outlet = self._open(body.check, checked=body.check is None)
+        whole = body.whole
+        if whole is not None and len(whole) <= INLINE:
+            outlet.write(whole)
+            self._finish(outlet)
+            return
+        Deferred.fromCoroutine(self._pour(outlet))
+
+    async def _pour(self, outlet: Outlet) -> None:
+        try:
+            complete = await pour(self._dialogue, self._body.pieces(), outlet)
+            if complete:
+                self._finish(outlet)
+            elif self._dialogue.error is None:
+                # A chunk was refused.
+                self._conclude()
+        except BaseException as error:  # of the source: whatever it is, the caller shall have it
+            if self._over:
+                return
+            if isinstance(error, ContentRefused):
+                error.result = self._result()
+            self.abort()
+            self._fire(error)
