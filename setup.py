@@ -28,7 +28,8 @@ def version() -> str:
 AUTH = ["argon2-cffi>=25", "bcrypt>=4.1", "scramp>=1.5"]
 OAUTH = ["PyJWT[crypto]>=2.10"]
 METRICS = ["prometheus_client>=0.20"]
-TEST = [*AUTH, *OAUTH, *METRICS, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
+PYTEST = ["pytest>=8"]
+TEST = [*PYTEST, *AUTH, *OAUTH, *METRICS, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
 BENCH = ["aiosmtpd>=1.4.6"]
 DOCS = ["sphinx>=8"]
 
@@ -68,9 +69,12 @@ setup(
     # twisted[tls] brings pyOpenSSL, service-identity and idna; 26.4 is the first Twisted with the
     # TLS interfaces that a reload of certificates needs.
     install_requires=["idna>=3.6", "twisted[tls]>=26.4", "zope.interface>=6"],
+    # Fixtures for whoever has pytest; without it nobody loads this.
+    entry_points={"pytest11": ["smtpsvc = smtpsvc.testing._plugin"]},
     extras_require={
         "auth": AUTH,
         "oauth": OAUTH,
+        "pytest": PYTEST,
         "metrics": METRICS,
         "bench": BENCH,
         "test": TEST,

@@ -19,7 +19,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
-from smtpsvc.testing import Wire, WireTransport
+from smtpsvc.testing.wire import Wire, WireTransport
 
 __all__ = ["Authority", "TLSWire", "TLSWireTransport", "certificate", "client_context"]
 

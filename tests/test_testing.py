@@ -12,15 +12,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from smtpsvc import testing
+from smtpsvc.checkers import make_portal
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import PermanentError, Reply
-from smtpsvc.interfaces import IBackend, IDelivery, IGreeting, ISession, IVerifier
-from smtpsvc.settings import Limits, Settings
+from smtpsvc.interfaces import IBackend, IDelivery, IGreeting, ISecured, ISession, IVerifier
+from smtpsvc.settings import Limits, Role, Settings
 from smtpsvc.testing import ScriptedBackend, Wire, WireTransport, clocked_factory, parse_replies
-from smtpsvc.values import Envelope, Peer
-from tests.support import MESSAGE, connect, given, st, uncounted
+from smtpsvc.values import Envelope, Peer, TLSInfo
+from tests.logins import PASSWORD, joes
+from tests.support import MESSAGE, connect, given, settings_with, st, uncounted
 
+TLS13 = TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 CLIENT = IPv4Address("TCP", "192.0.2.1", 50000)
 REPLY = st.builds(Reply, st.integers(200, 599), st.text(alphabet="ab \n", min_size=1, max_size=600))
 
@@ -169,6 +172,52 @@ class WireTests(SynchronousTestCase):
         self.assertTrue(wire.reading)
         self.assertLess(held, 2000)
         self.assertEqual(wire.codes, [214] * 2000)
+
+
+class HelperTests(SynchronousTestCase):
+    def test_send(self) -> None:
+        """A message is sent whole, its dots doubled, and the replies to it are given."""
+        backend = ScriptedBackend()
+        wire = connect(backend, settings_with(add_received=False)).greeted().say("NOOP")
+        given = wire.send("a@x.example", "b@y.example", "c@y.example", content="a\n.\n..b")
+        self.assertEqual([reply.code for reply in given], [250, 250, 250, 354, 250])
+        self.assertEqual(backend.messages[0].content, b"a\r\n.\r\n..b\r\n")
+        self.assertEqual(str(backend.messages[0].recipients[1]), "c@y.example")
+
+    def test_send_refused(self) -> None:
+        """Without a 354 no content is sent."""
+        wire = connect(ScriptedBackend(rcpt=PermanentError("No", "5.1.1"))).greeted()
+        self.assertEqual([reply.code for reply in wire.send("", "b@y.example", content=b"QUIT")], [250, 550, 503])
+        self.assertFalse(wire.closed)
+
+    def test_lmtp(self) -> None:
+        """To an LMTP listener LHLO is said, and each recipient has a reply."""
+        factory, _ = clocked_factory(ScriptedBackend(), role=Role.LMTP)
+        given = Wire(factory).greeted().send("a@x.example", "b@y.example", "c@y.example", content="x")
+        self.assertEqual([reply.code for reply in given], [250, 250, 250, 354, 250, 250])
+
+    def test_log_in(self) -> None:
+        """A client logs in, or does not."""
+        wire = connect(settings=settings_with(allow_insecure_auth=True), portal=make_portal([joes()])).greeted()
+        self.assertEqual(wire.log_in("joe", "wrong").last_reply.code, 535)
+        self.assertEqual(wire.log_in("joe", PASSWORD).last_reply.code, 235)
+        self.assertEqual(wire.protocol.conversation.peer.account.name, "joe")
+
+    def test_pretend_tls(self) -> None:
+        """A connection may count as one with TLS: the dialogue begins anew, and the session is told."""
+        backend = ScriptedBackend(provides=[ISecured])
+        wire = connect(backend, settings_with(require_auth=False), portal=make_portal([joes()])).greeted()
+        self.assertNotIn("PLAIN", wire.say("EHLO x").last_reply.text)
+        wire.pretend_tls().forget().say("MAIL FROM:<>", "EHLO x")
+        self.assertEqual(wire.codes, [503, 250])
+        self.assertIn(" PLAIN", wire.last_reply.text)
+        self.assertEqual((backend.called("secured"), backend.called("reset")[-1]), ([(TLS13,)], (None, True)))
+
+    def test_what_tls(self) -> None:
+        """The test says what the TLS is."""
+        backend = ScriptedBackend()
+        connect(backend).greeted().pretend_tls(TLSInfo("TLSv1.2", "X")).greeted()
+        self.assertEqual(backend.sessions[0].peer.tls, TLSInfo("TLSv1.2", "X"))
 
 
 class ClockTests(SynchronousTestCase):

@@ -228,7 +228,9 @@ class Hooks:
         watch = self.factory.watch.limited
         if watch is not None:
             watch(self.peer, "hook-timeout")
-        then(replies.HOOK_TIMED_OUT)
+        if self.mode is not CLOSED:
+            # Else the hook has dropped the client when it was asked to stop.
+            then(replies.HOOK_TIMED_OUT)
 
     def prompt(self, reply: Reply) -> Deferred[bytes]:
         """

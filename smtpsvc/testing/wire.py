@@ -1,15 +1,11 @@
 """
-For tests of mail code: a client in memory and a backend that follows a script.
-
-No sockets and no sleeping: a :class:`Wire` carries octets to a factory and its replies back, and
-time passes when the test says so.
+A client in memory, and time that passes when the test says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from base64 import b64encode
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -18,17 +14,14 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from zope.interface import alsoProvides, implementer
 
-from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import Reply
-from smtpsvc.interfaces import IConnection, ISession
 from smtpsvc.server.factory import SMTPFactory
-from smtpsvc.session import Backend, Delivery, Session
+from smtpsvc.server.secured import begin_secured
 from smtpsvc.settings import Role, Settings
-from smtpsvc.values import Envelope, Peer, Recipient
+from smtpsvc.values import TLSInfo
 
-__all__ = ["Message", "ScriptedBackend", "ScriptedSession", "Wire", "WireTransport", "clocked_factory", "parse_replies"]
+__all__ = ["Wire", "WireTransport", "clocked_factory", "parse_replies"]
 
 
 class WireTransport(StringTransport):
@@ -163,6 +156,46 @@ class Wire:
         self._settle()
         return self
 
+    def send(self, sender: str, *recipients: str, content: str | bytes = b"") -> list[Reply]:
+        """
+        Send a whole message by MAIL, RCPT and DATA; the dialogue must have begun (see :meth:`greeted`).
+
+        :param sender: an address; "" for ``<>``.
+        :param content: its lines may end in LF or CRLF; dots are doubled as they must be. str is sent as UTF-8.
+        :returns: the replies, from that to MAIL on; without one to the content if no 354 came.
+        """
+        before = len(self.replies)
+        self.say(f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{recipient}>" for recipient in recipients), "DATA")
+        if not self.closed and self.replies[before:] and self.last_reply.code == 354:
+            lines = (content.encode() if isinstance(content, str) else content).splitlines()
+            stuffed = [b"." + line if line.startswith(b".") else line for line in lines]
+            self.receive(b"".join(line + b"\r\n" for line in [*stuffed, b"."]))
+        return self.replies[before:]
+
+    def log_in(self, name: str, password: str) -> Wire:
+        """
+        Log in by AUTH PLAIN (RFC 4616); :attr:`last_reply` says whether that went well.
+
+        The server must offer it: on a line without TLS only with ``allow_insecure_auth``, or behind
+        :meth:`pretend_tls`.
+        """
+        return self.say(f"AUTH PLAIN {b64encode(f'{chr(0)}{name}{chr(0)}{password}'.encode()).decode()}")
+
+    def pretend_tls(self, tls: TLSInfo | None = None) -> Wire:
+        """
+        Let the server take the connection for one with TLS, without a handshake.
+
+        Everything follows as after STARTTLS: the dialogue begins anew, so EHLO comes next, and an
+        :class:`~smtpsvc.interfaces.ISecured` session is asked.
+
+        :param tls: what the TLS is; any TLS 1.3 if None.
+        """
+        conversation = self.protocol.conversation
+        begin_secured(conversation, tls or TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384"))
+        conversation.channel.wake()
+        self._settle()
+        return self
+
     def hang_up(self, reason: Exception | None = None) -> Wire:
         """Lose the connection."""
         if not self.lost:
@@ -261,140 +294,3 @@ def clocked_factory(backend: Any, settings: Settings | None = None, **options: A
     """
     clock = Clock()
     return SMTPFactory(backend, settings, clock=clock, wall_clock=clock.seconds, **options), clock
-
-
-class Message:
-    """
-    A message that a :class:`ScriptedBackend` took, or a part of one.
-
-    :ivar content: what was written so far.
-    :ivar finished: True once ``finish`` was called.
-    :ivar aborted: the reason, if ``abort`` was called.
-    """
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.envelope = envelope
-        self.sender: Address = envelope.sender
-        self.recipients: list[Address] = [recipient.address for recipient in envelope.recipients]
-        self.content = b""
-        self.finished = False
-        self.aborted: Failure | None = None
-
-
-class ScriptedBackend(Backend):
-    """
-    A backend that answers as it is told and remembers what it was asked.
-
-    :param answers: by the hook's name (``open_session``, ``helo``, ``mail``, ``rcpt``, ``data``, ``write``,
-        ``finish``, ``abort``, ``reset``, ``close``): an outcome, an exception to raise, or a function of the hook's
-        arguments. Hooks without one consent. A list is used up, one answer a call; what comes after it consents.
-    :param provides: optional interfaces that its sessions provide too, such as
-        :class:`~smtpsvc.interfaces.IVerifier`; their methods are answered by the script as well.
-    """
-
-    def __init__(self, answers: Mapping[str, Any] | None = None, *, provides: Iterable[Any] = (), **more: Any) -> None:
-        self.answers: dict[str, Any] = {**(answers or {}), **more}
-        self.provides = tuple(provides)
-        #: The hooks that were called, in order: the name and its arguments.
-        self.calls: list[tuple[Any, ...]] = []
-        #: The messages that were begun.
-        self.messages: list[Message] = []
-        self.sessions: list[ScriptedSession] = []
-
-    @property
-    def hooks(self) -> list[str]:
-        """The names of :attr:`calls`."""
-        return [call[0] for call in self.calls]
-
-    def called(self, name: str) -> list[tuple[Any, ...]]:
-        """The arguments of each call of one hook."""
-        return [call[1:] for call in self.calls if call[0] == name]
-
-    def answer(self, name: str, *args: Any, usual: Callable[[], Any] = lambda: None) -> Any:
-        """Remember a call, and give what the script says or *usual*."""
-        self.calls.append((name, *args))
-        answer = self.answers.get(name)
-        if isinstance(answer, list):
-            answer = answer.pop(0) if answer else None
-        if callable(answer) and not isinstance(answer, type):
-            answer = answer(*args)
-        if isinstance(answer, BaseException) or (isinstance(answer, type) and issubclass(answer, BaseException)):
-            raise answer
-        return usual() if answer is None else answer
-
-    def open_session(self, peer: Peer, connection: IConnection) -> Any:
-        """Open a session that follows the script."""
-        return self.answer("open_session", peer, connection, usual=lambda: self.new_session(peer, connection))
-
-    def new_session(self, peer: Peer, connection: IConnection) -> ScriptedSession:
-        """Make a session that follows the script; for scripts that give one late."""
-        session = ScriptedSession(self, peer, connection)
-        for interface in self.provides:
-            alsoProvides(session, interface)
-            for name in interface.names():
-                setattr(session, name, partial(self.answer, name))
-        self.sessions.append(session)
-        return session
-
-    def new_delivery(self, envelope: Envelope) -> ScriptedDelivery:
-        """Make a delivery that follows the script, and remember its message; for scripts that give one late."""
-        message = Message(envelope)
-        self.messages.append(message)
-        return ScriptedDelivery(self, message)
-
-
-@implementer(ISession)
-class ScriptedSession(Session):
-    """A session of a :class:`ScriptedBackend`."""
-
-    def __init__(self, backend: ScriptedBackend, peer: Peer, connection: IConnection) -> None:
-        self.backend = backend
-        self.peer = peer
-        self.connection = connection
-
-    def helo(self, name: str) -> Any:
-        """Follow the script."""
-        return self.backend.answer("helo", name)
-
-    def mail(self, envelope: Envelope) -> Any:
-        """Follow the script."""
-        return self.backend.answer("mail", envelope)
-
-    def rcpt(self, envelope: Envelope, recipient: Recipient) -> Any:
-        """Follow the script."""
-        return self.backend.answer("rcpt", envelope, recipient)
-
-    def data(self, envelope: Envelope) -> Any:
-        """Follow the script; usually take the message and remember it."""
-        return self.backend.answer("data", envelope, usual=lambda: self.backend.new_delivery(envelope))
-
-    def reset(self, envelope: Envelope | None, upgraded: bool) -> Any:
-        """Follow the script."""
-        return self.backend.answer("reset", envelope, upgraded)
-
-    def close(self, reason: Failure) -> Any:
-        """Follow the script."""
-        return self.backend.answer("close", reason)
-
-
-class ScriptedDelivery(Delivery):
-    """A delivery of a :class:`ScriptedBackend`: keeps the content in its :class:`Message`."""
-
-    def __init__(self, backend: ScriptedBackend, message: Message) -> None:
-        self.backend = backend
-        self.message = message
-
-    def write(self, content: bytes) -> Any:
-        """Keep the piece, and follow the script."""
-        self.message.content += content
-        return self.backend.answer("write", content)
-
-    def finish(self) -> Any:
-        """Remember it, and follow the script."""
-        self.message.finished = True
-        return self.backend.answer("finish")
-
-    def abort(self, reason: Failure) -> Any:
-        """Remember it, and follow the script."""
-        self.message.aborted = reason
-        return self.backend.answer("abort", reason)
