@@ -98,6 +98,10 @@ class IConnection(Interface):
     """What a session may do with its connection at any time."""
 
     peer: Peer = Attribute("The client.")
+    host: Any = Attribute(
+        "Where the client has connected to: the listener's address, as a transport's ``getHost`` gives it; "
+        "None if the transport has none."
+    )
 
     def close(reply: Reply) -> None:
         """

@@ -40,10 +40,11 @@ from smtpsvc.listenoptions import (
 )
 from smtpsvc.logs import SummaryLog
 from smtpsvc.optiontable import DEDUPE, FLAGS, PARAMETERS, WORKERS
-from smtpsvc.plugins import backend_help, backends_table, extensions_table, find_backend, find_extension
+from smtpsvc.plugins import backend_help, backends_table, extensions_table, find_extension
 from smtpsvc.policies.chain import with_policies
 from smtpsvc.policies.domains import Domains
 from smtpsvc.policyoptions import PolicyOptions, shown_policy
+from smtpsvc.routeoptions import RouteOptions
 from smtpsvc.server.deadlines import MonotonicClock
 from smtpsvc.server.shared import Shared
 from smtpsvc.settings import MIB, BareNewline, Limits, Settings
@@ -55,7 +56,7 @@ DEFAULT_BACKEND = "maildir:./Maildir"
 _DEFAULTS = Settings()
 
 
-class Options(AuthOptions, ListenOptions, PolicyOptions, WatchOptions, usage.Options):
+class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOptions, usage.Options):
     """
     The options of ``twistd smtpsvc``.
 
@@ -81,7 +82,7 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, WatchOptions, usage.Opt
         *([row.name, None, row.show(attrgetter(row.field)(_DEFAULTS)) or None, row.doc] for row in PARAMETERS),
     ]
     compData = usage.Completions(
-        multiUse=["auth", *LISTS, "domain", "policy", "enable", "disable", "extension"],
+        multiUse=["auth", *LISTS, "domain", "policy", "route", "enable", "disable", "extension"],
         optActions={"bare-newline": usage.CompleteList([each.value for each in BareNewline])},
     )
 
@@ -261,10 +262,7 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, WatchOptions, usage.Opt
         return number
 
     def _backend(self, reactor: Any) -> IBackend:
-        try:
-            backend: IBackend = find_backend(self["backend"], reactor)
-        except ValueError as error:
-            raise ValueError(f"--backend: {error}") from error
+        backend = self.routed_backend(reactor)
         try:
             seconds = DEDUPE.read(self["dedupe"] or "")
         except ValueError as error:
@@ -354,6 +352,7 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, WatchOptions, usage.Opt
         settings = self.plan.settings
         lines = effective(self, self.plan.listeners)
         lines += [f"backend = {self.plan.backend_name}", f"dedupe = {self['dedupe']}", f"workers = {self.plan.workers}"]
+        lines += self.shown_routes()
         lines += [f"domain = {domain}" for domain in self.plan.domains] or ["domain = (all)"]
         lines += [f"policy = {shown_policy(text)}" for text in self["policy"]]
         lines += [f"{name} = {self[name] or '(none)'}" for name in ("metrics", "log-json")]

@@ -22,7 +22,7 @@ MAX_LINES = 400
 #: The floors from the ground up; a package stands for all its modules.
 FLOORS = (
     ("grammar",),
-    ("interfaces", "values", "parameters", "settings", "session", "extras", "current"),
+    ("interfaces", "values", "parameters", "settings", "session", "extras", "watched", "current"),
     ("server", "extensions", "sasl"),
     ("backends", "policies", "client", "message", "checkers"),
     (
@@ -31,7 +31,10 @@ FLOORS = (
         *("handover", "frames", "worker", "workerlog", "launchworkers"),
         *("plugins", "dotted", "chaos", "nest", "tlslayer", "direct", "testing", "tlstesting"),
     ),
-    ("tap", "__main__", "workermain", "authoptions", "listenoptions", "watchoptions", "policyoptions", "optiontable"),
+    (
+        *("tap", "__main__", "workermain", "authoptions", "listenoptions", "watchoptions", "policyoptions"),
+        *("optiontable", "routeoptions"),
+    ),
 )
 #: What people plug in could be a stranger's: it needs no more than the first two floors.
 PLUGGED = ("backends", "policies", "client", "message")

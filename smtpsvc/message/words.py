@@ -215,4 +215,3 @@ def _joined(parts: dict[int, tuple[str, bool]], *, words: bool) -> tuple[str, bo
         return decode_words(octets)
     text, good = decode_charset(octets)
     return _CONTROLS.sub(" ", text).strip(), good
-

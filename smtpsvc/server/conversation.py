@@ -70,6 +70,12 @@ class Conversation(Securable, Contents):
         self._send = channel.out.append
 
     @property
+    def host(self) -> Any:
+        """Where the client has connected to."""
+        transport = getattr(self.channel, "transport", None)
+        return None if transport is None else transport.getHost()
+
+    @property
     def state(self) -> State:
         """Where the dialogue stands."""
         return State(self._state)
