@@ -25,9 +25,12 @@ READ_LEAST: Final = 16 * 1024
 READ_MOST: Final = 512 * 1024
 #: What is read before a pause stays in memory. Of all connections together it is so much, beyond the least of each.
 READ_ALL: Final = 32 * 1024 * 1024
-#: What OpenSSL is given at once. Its buffer never shrinks again.
-_SLICE: Final = 64 * 1024
-#: Records, which have 16 KiB at most (RFC 8446 §5.1), are put together up to so much content.
+#: What OpenSSL is given at once, of small reads and of large ones. Its buffer never shrinks again.
+_SLICE: Final = 16 * 1024
+_LARGE_SLICE: Final = 64 * 1024
+_LARGE: Final = 256 * 1024
+#: Records, which have 16 KiB at most (RFC 8446 §5.1), are put together up to so much content, or to what is read at
+#: once if that is less.
 _PIECE: Final = 64 * 1024
 _RECORD: Final = 16 * 1024
 _SENT: Final = 64 * 1024
@@ -153,7 +156,8 @@ class TLSLayer(TLSMemoryBIOProtocol):
         if place == len(wire):
             self._given = 0
             return False
-        part = wire if len(wire) <= _SLICE else memoryview(wire)[place : place + _SLICE]
+        most = _LARGE_SLICE if len(wire) >= _LARGE else _SLICE
+        part = wire if len(wire) <= most else memoryview(wire)[place : place + most]
         self._tlsConnection.bio_write(part)
         self._given = len(part)
         self._place = place + len(part)
@@ -169,7 +173,8 @@ class TLSLayer(TLSMemoryBIOProtocol):
         pieces = []
         size = 0
         end: Exception | None = None
-        while size < _PIECE:
+        enough = min(_PIECE, self._below._read_size)
+        while size < enough:
             try:
                 piece = recv(_RECORD)
             except SSL.WantReadError:

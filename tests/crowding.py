@@ -6,7 +6,8 @@ What many clients cost: memory, and the time of others. Prints figures; nothing 
     python -m tests.crowding unread      # 100 clients that never read a reply
     python -m tests.crowding fairness    # deliveries beside a client that floods
 
-Each starts a server of its own on a free port of 127.0.0.1, and clients in this process.
+Each starts a server of its own on a free port of 127.0.0.1, and clients in this process. With ``--tls starttls`` or
+``--tls implicit`` all clients speak TLS.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import re
 import resource
 import select
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from smtpsvc.tlstesting import certificate
 from tests.live import ROOT
 
 KIB = 1024
@@ -36,6 +40,7 @@ from twisted.internet import reactor, task
 from smtpsvc import Limits, MailService, Settings
 from smtpsvc.backends.null import NullBackend
 from smtpsvc.session import Backend, Delivery, Session
+from smtpsvc.tls import CertificateStore
 from smtpsvc.transport import DirectServerEndpoint
 
 class SlowDelivery(Delivery):
@@ -53,14 +58,19 @@ class SlowBackend(Backend):
 
 limits = Limits(connections=5000, junk=0, stress_timeout=0)
 backend = SlowBackend() if sys.argv[1] == "slow" else NullBackend()
-service = MailService(backend, Settings(hostname="mx.example", limits=limits))
-service.listen(DirectServerEndpoint(reactor, 0, interface="127.0.0.1"))
+store = CertificateStore([sys.argv[2]])
+service = MailService(backend, Settings(hostname="mx.example", limits=limits), tls=store)
+service.listen(DirectServerEndpoint(reactor, 0, interface="127.0.0.1"), implicit_tls=sys.argv[3] == "implicit")
 service.privilegedStartService()
 service.startService()
 print(service.ports[0].getHost().port, flush=True)
 reactor.run()
 """
 
+
+#: How the clients speak TLS: not at all, or
+STARTTLS = "starttls"
+IMPLICIT = "implicit"
 
 #: Sends messages without a pause, many in each packet, and reads the replies.
 _FLOOD = """
@@ -78,15 +88,26 @@ while True:
 
 
 class Server:
-    """A server in a process of its own."""
+    """
+    A server in a process of its own.
 
-    def __init__(self, kind: str) -> None:
+    :param tls: how its clients speak TLS; "" for not at all.
+    """
+
+    def __init__(self, kind: str, tls: str = "") -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, kind], stdout=subprocess.PIPE, env=environment, text=True
-        )
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
+        self.tls = tls
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE
+        with tempfile.NamedTemporaryFile() as pem:
+            pem.write(b"".join(certificate("mx.example")))
+            pem.flush()
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _SERVER, kind, pem.name, tls], stdout=subprocess.PIPE, env=environment, text=True
+            )
+            assert self.process.stdout is not None
+            self.port = int(self.process.stdout.readline())
 
     def memory(self, field: str = "VmRSS") -> int:
         """How much memory it uses, or has used at most (``VmHWM``), in bytes."""
@@ -97,10 +118,20 @@ class Server:
     def connect(self, said: bytes = b"EHLO x\r\n", until: bytes = b"250 ") -> socket.socket:
         """Connect, say something, and read up to what is expected."""
         client = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        if self.tls == IMPLICIT:
+            client = self._context.wrap_socket(client)
         expect(client, b"220 ")
-        for line in said.splitlines(keepends=True):
+        if self.tls == STARTTLS:
+            for line, code in ((b"EHLO x\r\n", b"250 "), (b"STARTTLS\r\n", b"220 ")):
+                client.sendall(line)
+                expect(client, code)
+            client = self._context.wrap_socket(client)
+        *lines, last = said.splitlines(keepends=True)
+        for line in lines:
             client.sendall(line)
-            expect(client, until if line == said.splitlines(keepends=True)[-1] else b"250 ")
+            expect(client, b"250 ")
+        client.sendall(last)
+        expect(client, until)
         return client
 
     def stop(self) -> None:
@@ -133,7 +164,7 @@ def push(clients: list[socket.socket], data: bytes, seconds: float) -> int:
         for number, _ in poller.poll(0.1, 200):
             try:
                 sent += by_number[number].send(data)
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantWriteError):
                 continue
             except OSError:
                 poller.unregister(number)
@@ -151,9 +182,9 @@ def show(server: Server, clients: int, before: int, what: str) -> None:
     )
 
 
-def memory(count: int, seconds: float) -> None:
+def memory(count: int, seconds: float, tls: str) -> None:
     """Let clients be in the middle of large messages, while the backend takes 5 s over each piece."""
-    server = Server("slow")
+    server = Server("slow", tls)
     try:
         before = server.memory()
         way = b"EHLO x\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nDATA\r\n"
@@ -167,9 +198,9 @@ def memory(count: int, seconds: float) -> None:
         server.stop()
 
 
-def idle(count: int, seconds: float) -> None:
+def idle(count: int, seconds: float, tls: str) -> None:
     """Let clients say EHLO, and nothing more."""
-    server = Server("quick")
+    server = Server("quick", tls)
     try:
         before = server.memory()
         clients = [server.connect() for _ in range(count)]
@@ -179,9 +210,9 @@ def idle(count: int, seconds: float) -> None:
         server.stop()
 
 
-def unread(count: int, seconds: float) -> None:
+def unread(count: int, seconds: float, tls: str) -> None:
     """Let clients send whole messages, and never read a reply."""
-    server = Server("quick")
+    server = Server("quick", tls)
     try:
         before = server.memory()
         clients = [server.connect() for _ in range(count)]
@@ -192,9 +223,9 @@ def unread(count: int, seconds: float) -> None:
         server.stop()
 
 
-def fairness(count: int, seconds: float) -> None:
+def fairness(count: int, seconds: float, tls: str) -> None:
     """Deliver messages one after the other, while other clients flood the server; print how long each took."""
-    server = Server("quick")
+    server = Server("quick", tls)
     try:
         for flooders in (0, 1, count):
             floods = [subprocess.Popen([sys.executable, "-c", _FLOOD, str(server.port)]) for _ in range(flooders)]
@@ -229,7 +260,7 @@ def _deliveries(server: Server, seconds: float) -> list[float]:
     return took
 
 
-_WHAT: dict[str, tuple[Callable[[int, float], None], int]] = {
+_WHAT: dict[str, tuple[Callable[[int, float, str], None], int]] = {
     "memory": (memory, 1000),
     "idle": (idle, 1000),
     "unread": (unread, 100),
@@ -243,11 +274,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", choices=_WHAT)
     parser.add_argument("--clients", type=int, help="how many")
     parser.add_argument("--seconds", type=float, default=20.0, help="for how long (%(default)s)")
+    parser.add_argument("--tls", choices=[STARTTLS, IMPLICIT], default="", help="how clients speak TLS (not at all)")
     given = parser.parse_args(arguments)
+    if given.tls and given.what == "fairness":
+        parser.error("who floods speaks no TLS")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     measure, usual = _WHAT[given.what]
-    measure(given.clients or usual, given.seconds)
+    measure(given.clients or usual, given.seconds, given.tls)
 
 
 if __name__ == "__main__":
