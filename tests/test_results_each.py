@@ -179,6 +179,18 @@ class LossTests(LateTestCase):
         self.assertEqual(self.told(), [("1@y.example", "kept"), ("2@y.example", "refused")])
         self.assertEqual(wire.codes, [550])
 
+    def test_coroutines(self) -> None:
+        """The items of such a list may be coroutines."""
+
+        async def item(outcome: Any) -> Any:
+            return outcome
+
+        stubborn = Stubborn()
+        wire, _, _ = self.sent(stubborn)
+        wire.hang_up()
+        stubborn.gates[0].callback([item(None), item(None), item(NO)])
+        self.assertEqual(self.told(), [("", "refused")])
+
     def test_list(self) -> None:
         """A list that comes when the client is gone is waited for, and logged as one."""
         for late in (True, False):

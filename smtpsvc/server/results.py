@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar import replies
@@ -104,7 +104,9 @@ class Ending:
     def _finished_late(self, value: Any) -> None:
         """The client was told otherwise, or is gone: whatever became of the message is for the log."""
         values = value if isinstance(value, (list, tuple)) else [value]
-        if any(deferred_of(one) is not None for one in values):
+        # A coroutine is started by this, and can be once only.
+        values = [one if (deferred := deferred_of(one)) is None else deferred for one in values]
+        if any(isinstance(one, Deferred) for one in values):
             # A list came late whose items are not there yet.
             gather(values).addCallback(self._finished_late)
             return
