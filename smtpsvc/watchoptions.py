@@ -8,7 +8,7 @@ from collections.abc import Mapping, MutableMapping
 from sys import stdout
 from typing import Any, ClassVar
 
-from smtpsvc.jsonlines import JSONLog
+from smtpsvc.jsonlines import JSONLog, standard_output
 from smtpsvc.listeners import Listener, parse_listener
 from smtpsvc.metrics.exposition import load
 from smtpsvc.watching import Watching
@@ -85,7 +85,7 @@ def replace_text(parent: MutableMapping[str, Any] | None, log: JSONLog) -> bool:
         raise ValueError("--log-json -: a daemon has no standard output; give a file, or run twistd -n")
     if parent.get("logger") or parent.get("syslog") or parent.get("logfile") not in (None, "", "-"):
         return False
-    parent["logger"] = lambda: log
+    parent["logger"] = f"{standard_output.__module__}.{standard_output.__qualname__}"
     return True
 
 

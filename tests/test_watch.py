@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.cred.portal import Portal
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import Invalid, implementer
@@ -13,11 +14,16 @@ from zope.interface.verify import verifyObject
 
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
-from smtpsvc.interfaces import IMonitor
+from smtpsvc.interfaces import IMonitor, IRoleMonitor
 from smtpsvc.server.watch import POINTS, Monitor, Watch
+from smtpsvc.settings import Role
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
+from smtpsvc.tlstesting import TLSWire, client_context
+from tests.certificates import factory
 from tests.hooks import MAIL, RCPT, Late
+from tests.logins import CountingRealm, joes
 from tests.support import settings_with
+
 
 class Recorder(Monitor):
     """Remembers what it saw."""
@@ -158,10 +164,110 @@ class PointTests(SynchronousTestCase):
             self.assertIs(peer, wire.protocol.conversation.peer)
             self.assertIsInstance(failure.value, reason)
 
+    def test_waited(self) -> None:
+        """waited() has the hooks that make a client wait, by the verb that asks, with their time."""
+        late = {name: Late() for name in ("open_session", "mail", "finish")}
+        backend = ScriptedBackend(late)
+        late["open_session"] = backend.answers["open_session"] = Late(backend.new_session)
+        wire, recorder, clock = watched(backend)
+        clock.advance(2)
+        late["open_session"].fire()
+        wire.say("EHLO x", MAIL)
+        clock.advance(3)
+        late["mail"].fire()
+        wire.say(RCPT, "DATA", ".")
+        clock.advance(4)
+        late["finish"].fire()
+        expected = [("connect", 2.0), ("MAIL", 3.0), ("finish", 4.0)]
+        self.assertEqual([seen[1:] for seen in recorder.of("waited")], expected)
+
+    def test_waited_in_vain(self) -> None:
+        """A hook that takes too long is told when its time is over, as a limit too; one whose client goes is not."""
+        wire, recorder, clock = watched(ScriptedBackend(mail=Late()), hook_timeout=10)
+        wire.say("EHLO x", MAIL)
+        clock.pump([1] * 13)
+        [(_, hook, seconds)] = recorder.of("waited")
+        self.assertEqual(hook, "MAIL")
+        self.assertGreater(seconds, 10)
+        self.assertEqual([limit for _, limit in recorder.of("limited")], ["hook-timeout"])
+        wire.say(MAIL).hang_up()
+        self.assertEqual(len(recorder.of("waited")), 1)
+
+    def test_exchange(self) -> None:
+        """The time that a client takes to answer is not told as a hook's."""
+        factory, clock = clocked_factory(
+            ScriptedBackend(),
+            settings_with(allow_insecure_auth=True),
+            portal=Portal(CountingRealm(), [joes()]),
+            monitors=[recorder := Recorder()],
+        )
+        wire = Wire(factory).say("EHLO x", "AUTH PLAIN")
+        clock.advance(60)
+        wire.say("AGpvZQBzZWNyZXQ=")
+        self.assertEqual(wire.codes[-2] // 100, 3)
+        self.assertEqual(recorder.of("waited"), [])
+
+    def test_limited(self) -> None:
+        """limited() has the name of the option whose limit was met."""
+        dialogue = ("EHLO x", MAIL, RCPT, "DATA", "Received: x", "Received: x", "", "text", ".")
+        cases: list[tuple[str, dict[str, Any], tuple[str, ...], float]] = [
+            ("max-message-size", {"message_size": 3}, dialogue, 0),
+            ("max-recipients", {"recipients": 1}, ("EHLO x", MAIL, RCPT, RCPT), 0),
+            ("max-messages", {"messages": 1}, ("EHLO x", MAIL, "RSET", MAIL), 0),
+            ("max-domains", {"recipient_domains": 1}, ("EHLO x", MAIL, "RCPT TO:<a@b>", "RCPT TO:<a@c>"), 0),
+            ("max-line-length", {}, ("NOOP " + "x" * 9000,), 0),
+            ("max-errors", {"errors": 2}, ("NOPE", "NOPE"), 0),
+            ("max-received", {"received": 1}, dialogue, 0),
+            ("max-header-size", {"header_size": 5}, dialogue, 0),
+            ("max-text-line", {"text_line": 5}, dialogue, 0),
+            ("timeout", {"command_timeout": 5}, ("EHLO x",), 9),
+            ("data-timeout", {"data_timeout": 5}, ("EHLO x", MAIL, RCPT, "DATA"), 9),
+            ("greet-delay", {"greet_delay": 1}, ("EHLO x",), 2),
+        ]
+        for limit, limits, lines, seconds in cases:
+            with self.subTest(limit=limit):
+                wire, recorder, clock = watched(**limits)
+                wire.say(*lines)
+                clock.pump([0.5] * int(seconds * 2))
+                self.assertEqual([name for _, name in recorder.of("limited")], [limit])
+
+    def test_limited_connections(self) -> None:
+        """A client that is refused for its connections is told as a limit, and not as a client."""
+        for limit, limits in (
+            ("max-connections", {"connections": 1}),
+            ("max-connections-per-client", {"connections_per_client": 1}),
+        ):
+            recorder = Recorder()
+            factory, _ = clocked_factory(ScriptedBackend(), settings_with(**limits), monitors=[recorder])
+            for _ in range(2):
+                Wire(factory)
+            self.assertEqual([(peer.host, name) for peer, name in recorder.of("limited")], [("192.0.2.1", limit)])
+            self.assertEqual(len(recorder.of("connected")), 1)
+
     def test_refused_connection(self) -> None:
         """A connection without a session is watched too."""
         _, recorder, _ = watched(ScriptedBackend(open_session=Reply(554, "No")))
         self.assertEqual([seen[0] for seen in recorder.seen], ["connected", "replied"])
+
+
+class SecuredTests(SynchronousTestCase):
+    def test_secured(self) -> None:
+        """secured() has the TLS of a handshake; with TLS from the first byte connected() comes before it."""
+        recorder = Recorder()
+        wire = TLSWire(factory(implicit_tls=True, monitors=[recorder])[0]).secure(client_context())
+        [(peer, tls, problem)] = recorder.of("secured")
+        self.assertEqual((tls.version[:3], problem), ("TLS", ""))
+        self.assertIs(peer.tls, tls)
+        self.assertEqual([seen[0] for seen in recorder.seen[:3]], ["connected", "secured", "replied"])
+        wire.hang_up()
+
+    def test_not_secured(self) -> None:
+        """A handshake that fails is told with its reason; connected() and disconnected() are told once each."""
+        recorder = Recorder()
+        TLSWire(factory(implicit_tls=True, monitors=[recorder])[0]).hang_up()
+        [(_, tls, problem)] = recorder.of("secured")
+        self.assertEqual((tls, problem), (None, "the client closed the connection"))
+        self.assertEqual([seen[0] for seen in recorder.seen], ["connected", "secured", "disconnected"])
 
 
 class GroupTests(SynchronousTestCase):
@@ -247,6 +353,23 @@ class GroupTests(SynchronousTestCase):
         own = Own()
         Wire(clocked_factory(ScriptedBackend(), monitors=[own])[0]).say("QUIT")
         self.assertEqual(own.count, 4)
+
+    def test_roles(self) -> None:
+        """A monitor that tells roles apart is asked once for each factory, and what it gives is watched."""
+        asked: list[Role] = []
+
+        @implementer(IRoleMonitor)
+        class ByRole(Monitor):
+            def serving(self, role: Role) -> IMonitor:
+                asked.append(role)
+                return recorder
+
+        recorder = Recorder()
+        factory, _ = clocked_factory(ScriptedBackend(), role=Role.LMTP, monitors=[ByRole()])
+        Wire(factory)
+        Wire(factory)
+        self.assertEqual(asked, [Role.LMTP])
+        self.assertEqual(len(recorder.of("connected")), 2)
 
     def test_checked(self) -> None:
         """What is no IMonitor is refused when the factory is made."""
