@@ -189,13 +189,13 @@ class Connection:
             dropped.update(dict.fromkeys(result.dropped))
             replies.update(zip(now, result.recipients, strict=True))
             if result.taken and body.repeatable:
-                waiting = [place for place in now if _no_room(replies[place].reply)] + waiting
+                waiting = [place for place in now if _no_room(replies[place])] + waiting
             if not waiting or not self.usable:
                 break
             chosen = [recipients[place] for place in waiting[:size]]
             done = self._begin(sender, chosen, body, params, recipient_params, forward)
         for place in waiting:
-            replies.setdefault(place, RecipientResult(str(recipients[place]), NOT_TRIED))
+            replies.setdefault(place, RecipientResult(str(recipients[place]), NOT_TRIED, Stage.MAIL))
         everyone = tuple(replies[place] for place in sorted(replies))
         return _checked(Result(result.sender, everyone, result.reply, tuple(dropped)))
 
@@ -300,9 +300,10 @@ class Connection:
 NOT_TRIED: Final = Reply(451, "Not tried: the connection could not be used for another message", "4.4.2")
 
 
-def _no_room(reply: Reply) -> bool:
+def _no_room(result: RecipientResult) -> bool:
     """Tell whether a recipient was refused for the number of them only (RFC 5321 §4.5.3.1.10)."""
-    return reply.code == 452 and reply.enhanced in ("", "4.5.3")
+    reply = result.reply
+    return result.stage is Stage.RCPT and reply.code == 452 and reply.enhanced in ("", "4.5.3")
 
 
 def _checked(result: Result) -> Result:

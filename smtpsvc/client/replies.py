@@ -75,15 +75,16 @@ class ReplyReader:
     def _take(self, line: bytes) -> Reply | None:
         if len(line) > MAX_LINE:
             raise ReplyProblem(f"a line of more than {MAX_LINE} octets")
-        match = _LINE.fullmatch(line.removesuffix(b"\r"))
+        octets = line.removesuffix(b"\r")
+        match = _LINE.fullmatch(octets)
         if match is None:
-            raise ReplyProblem(f"{shown(line[:40])!r} is no line of a reply")
-        code, mark, octets = match.groups()
+            raise ReplyProblem(f"'{shown(octets[:40])}', which is no line of a reply")
+        code, mark, text = match.groups()
         if self._lines and code != self._code:
             raise ReplyProblem(f"a reply begins with {self._code.decode()} and goes on with {code.decode()}")
         self._code = code
         self._size += len(line)
-        self._lines.append(shown(octets))
+        self._lines.append(shown(text))
         if self._size > MAX_REPLY or len(self._lines) > MAX_LINES:
             raise ReplyProblem("a reply without an end")
         if mark == b"-":

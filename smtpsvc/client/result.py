@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smtpsvc.client.errors import Stage
 from smtpsvc.grammar.replies import Reply
 
 
@@ -16,6 +17,8 @@ class RecipientResult:
     address: str
     #: The refusal of the RCPT; or else the reply to the message: over LMTP and PRDR the recipient's own.
     reply: Reply
+    #: The step at which that was said: ``MAIL``, ``RCPT``, ``DATA``, ``CONTENT`` or ``END``.
+    stage: Stage = Stage.END
 
     @property
     def taken(self) -> bool:

@@ -308,11 +308,11 @@ class Transaction:
         each = self._due > 1 or self._connection.lmtp
         for name, reply in zip(self._names, self.replies, strict=False):
             if self._mail is not None and self._mail.code >= 400:
-                found.append(RecipientResult(name, self._mail))
+                found.append(RecipientResult(name, self._mail, Stage.MAIL))
             elif reply.code >= 300:
-                found.append(RecipientResult(name, reply))
+                found.append(RecipientResult(name, reply, Stage.RCPT))
             elif refusal is not None:
-                found.append(RecipientResult(name, refusal))
+                found.append(RecipientResult(name, refusal, Stage.DATA if self._outlet is None else Stage.CONTENT))
             elif each and ends:
                 found.append(RecipientResult(name, ends.pop(0)))
             elif not each and ends:
