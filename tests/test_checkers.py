@@ -25,7 +25,6 @@ from zope.interface.verify import verifyObject
 from smtpsvc.checkers import AccountRealm, AnyOf, checker_factories, checker_factory, make_checker, make_portal
 from smtpsvc.checkers.certificate import make, name_in
 from smtpsvc.checkers.pool import Pool
-from smtpsvc.checkers.watched import WatchedFile
 from smtpsvc.grammar.replies import TemporaryError
 from smtpsvc.interfaces import IAccount
 from smtpsvc.sasl.credentials import (
@@ -37,6 +36,7 @@ from smtpsvc.sasl.credentials import (
     ScramParameters,
 )
 from smtpsvc.values import Account
+from smtpsvc.watched import WatchedFile
 from tests.logins import PASSWORD, AnswerChecker, Client, joes, logged, offered, plain, wire_with
 from tests.test_auth_exchange import go_to_proof
 

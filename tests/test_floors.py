@@ -28,11 +28,11 @@ FLOORS = (
     (
         *("service", "launch", "listeners", "transport", "proxied", "tls", "roles", "workers", "metrics", "logs"),
         *("events", "jsonlines", "watching"),
-        *("handover", "frames", "worker", "workerlog", "launchworkers"),
+        *("handover", "frames", "worker", "workerlog", "forker", "launchworkers"),
         *("plugins", "dotted", "chaos", "nest", "tlslayer", "direct", "testing", "tlstesting"),
     ),
     (
-        *("tap", "__main__", "workermain", "authoptions", "listenoptions", "watchoptions", "policyoptions"),
+        *("tap", "__main__", "authoptions", "listenoptions", "watchoptions", "policyoptions"),
         *("optiontable", "routeoptions"),
     ),
 )

@@ -22,9 +22,9 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from smtpsvc.checkers.watched import WatchedFile
 from smtpsvc.extras import need
 from smtpsvc.sasl.credentials import IBearerToken
+from smtpsvc.watched import WatchedFile
 
 _WHAT: Final = "bearer:"
 

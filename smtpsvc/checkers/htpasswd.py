@@ -32,8 +32,8 @@ from zope.interface import implementer
 
 from smtpsvc.checkers.passwords import Entry, Scram, make_entry, parse_entry
 from smtpsvc.checkers.pool import Pool
-from smtpsvc.checkers.watched import WatchedFile
 from smtpsvc.sasl.credentials import IScramCredentials, IScramSecrets, ScramParameters
+from smtpsvc.watched import WatchedFile
 
 
 class Users:

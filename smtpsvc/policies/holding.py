@@ -152,7 +152,7 @@ class HeldDelivery:
         except BaseException as error:  # a cancelled hand-over has kept nothing
             abort(envelope, delivery, error)
             raise
-        return held.answers(await settled(delivery.finish()))
+        return await settled(held.answers(await settled(delivery.finish())))
 
     async def _write_all(self, held: HeldMessage, delivery: Any) -> None:
         before = prepended(held.envelope)

@@ -80,9 +80,57 @@ certificate = CheckerFactory(
     "smtpsvc.sasl.credentials:ITLSCertificate",
 )
 
+allow_policy = PolicyFactory(
+    "allow",
+    "smtpsvc.policies.listed:make_allow",
+    "CLIENT,...,sender=PATTERN,recipient=PATTERN",
+    "Take mail of the listed clients, senders and recipients only.",
+)
+deny_policy = PolicyFactory(
+    "deny",
+    "smtpsvc.policies.listed:make_deny",
+    "CLIENT,...,sender=PATTERN,recipient=PATTERN",
+    "Refuse the listed clients, senders and recipients.",
+)
 domains_policy = PolicyFactory(
     "domains",
     "smtpsvc.policies.domains:make",
     "DOMAIN,...",
     "Take recipients in the listed domains only, as --domain does.",
+)
+early_talker_policy = PolicyFactory(
+    "early-talker",
+    "smtpsvc.policies.early:make",
+    "TIME",
+    "Let clients wait for the greeting, and refuse those that speak before it.",
+)
+helo_policy = PolicyFactory(
+    "helo",
+    "smtpsvc.policies.names:make",
+    "own=NAME",
+    "Refuse clients whose name in EHLO or HELO cannot be theirs.",
+)
+rate_policy = PolicyFactory(
+    "rate",
+    "smtpsvc.policies.rates:make",
+    "COUNT/TIME,by=KEY,of=UNIT",
+    "Take so many messages, recipients, bytes or connections in a time, of each client, account, sender or mailbox.",
+)
+require_auth_policy = PolicyFactory(
+    "require-auth",
+    "smtpsvc.policies.required:make_auth",
+    "STAGE",
+    "Refuse clients that have not logged in, at mail, rcpt or data.",
+)
+require_tls_policy = PolicyFactory(
+    "require-tls",
+    "smtpsvc.policies.required:make_tls",
+    "STAGE",
+    "Refuse clients without TLS, at mail, rcpt or data.",
+)
+sender_login_policy = PolicyFactory(
+    "sender-login",
+    "smtpsvc.policies.ownership:make",
+    "FILE",
+    "Let accounts send as themselves only, or as FILE allows.",
 )
