@@ -123,11 +123,15 @@ class Header:
         Insert a field.
 
         :param raw: one whole field, lines ended by CRLF; a header whose lines end in LF gets LF.
-        :param place: the number of the field that will be behind it; 0 is the top, where trace fields stand.
+        :param place: the number of the field that will be behind it; 0 is the top, where trace fields stand. A line
+            that begins with a blank, and belongs to no field, stays in front of it.
         :raises ValueError: if *raw* is not one field.
         """
         made = self._made(raw)
         place = min(place, len(self._fields)) if place >= 0 else max(0, len(self._fields) + place)
+        while place < len(self._fields) and self._fields[place].raw.startswith((b" ", b"\t")):
+            # A line that goes on with no field would go on with ours, and put a stranger's words in it.
+            place += 1
         self._fields.insert(place, made)
         if place:
             self._end_line(place - 1)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from smtpsvc.message.reading import Fields, Source
-from smtpsvc.message.transfer import Decoded, Identity, decoder
+from smtpsvc.message.transfer import Decoded, Decoder, Identity, decoder
 
 __all__ = ["Part"]
 
@@ -86,14 +86,14 @@ class Part:
     def size(self) -> int:
         """The size of its content, decoded, in bytes; the first time it is decoded for that."""
         if self._size is None:
-            made = decoder(self.encoding)
-            if isinstance(made, Identity) or made is None:
+            made = self._decoder()
+            if isinstance(made, Identity):
                 self._size = self._end() - self.begins
             else:
-                with self.open() as file:
+                with io.BufferedReader(Decoded(self._read, made), _PIECE) as file:
                     self._size = sum(map(len, iter(lambda: file.read(_PIECE), b"")))
-                    if made.damaged:
-                        self._defect(f"a part in {self.encoding} is damaged")
+                if made.damaged:
+                    self._defect(f"a part in {self.encoding} is damaged")
         return self._size
 
     @property
@@ -104,11 +104,14 @@ class Part:
 
     def open(self) -> io.BufferedReader:
         """Open the content for reading, decoded; each file has a position of its own."""
+        return io.BufferedReader(Decoded(self._read, self._decoder()), _PIECE)
+
+    def _decoder(self) -> Decoder:
         made = decoder(self.encoding)
         if made is None:
             self._defect("a part has a transfer encoding that is not known; it stays as it is")
-            made = Identity()
-        return io.BufferedReader(Decoded(self._read, made), _PIECE)
+            return Identity()
+        return made
 
     def _end(self) -> int:
         assert self.ends is not None, "a part is given out when its end is known"
