@@ -19,6 +19,7 @@ from smtpsvc.metrics import Gathered, Metrics
 from smtpsvc.metrics.counters import MOST, OTHER, Histogram
 from smtpsvc.metrics.families import FAMILIES
 from smtpsvc.metrics.totals import Totals, decode
+from smtpsvc.server.watch import Monitor
 from smtpsvc.settings import Role
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from smtpsvc.values import Peer, TLSInfo
@@ -152,6 +153,25 @@ class CountTests(SynchronousTestCase):
         wire, metrics, _ = measured(message_size=3)
         wire.say("EHLO x", MAIL, RCPT, "DATA", "text", ".")
         self.assertEqual(metrics.totals().get("limits_total", "smtp", "max-message-size"), 1)
+
+    def test_beside_others(self) -> None:
+        """Beside other monitors, those of replies and limits too, everything is counted once."""
+
+        class Other(Monitor):
+            def replied(self, peer: Peer, verb: str, reply: Reply) -> None:
+                pass
+
+            def limited(self, peer: Peer, limit: str) -> None:
+                pass
+
+        for monitors in ([], [Other()], [Other(), Other()]):
+            metrics = Metrics()
+            factory, _ = clocked_factory(ScriptedBackend(), settings_with(recipients=1), monitors=[*monitors, metrics])
+            Wire(factory).say("EHLO x", MAIL, RCPT, RCPT)
+            totals = metrics.totals()
+            self.assertEqual(totals.get("limits_total", "smtp", "max-recipients"), 1)
+            self.assertEqual(totals.get("replies_total", "smtp", "RCPT", "2xx"), 1)
+            self.assertEqual(totals.get("replies_total", "smtp", "RCPT", "4xx"), 1)
 
     def test_failures(self) -> None:
         """Hooks that fail are counted."""

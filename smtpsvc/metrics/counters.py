@@ -18,7 +18,7 @@ from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IMonitor, IRoleMonitor
 from smtpsvc.metrics.families import FAMILIES
 from smtpsvc.metrics.totals import Totals
-from smtpsvc.server.watch import Monitor
+from smtpsvc.server.watch import LIMITS, Monitor, Quick
 from smtpsvc.settings import Role
 from smtpsvc.values import Envelope, Peer, TLSInfo
 
@@ -39,21 +39,21 @@ class Histogram:
     :param name: of its family, without ``smtpsvc_``.
     """
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, name: str) -> None:
-        self._bounds = FAMILIES[f"smtpsvc_{name}"].bounds
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
+        self.bounds = FAMILIES[f"smtpsvc_{name}"].bounds
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
 
     def observe(self, value: float) -> None:
         """Count a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
     def value(self) -> list[float]:
         """Give the counts, and behind them the sum."""
-        return [*self._counts, self._sum]
+        return [*self.counts, self.sum]
 
 
 class _Result:
@@ -75,7 +75,7 @@ def _of(found: dict[str, T], name: str, make: Callable[[], T]) -> T:
     return found[name]
 
 
-class Counters(Monitor):
+class Counters(Quick):
     """
     Counts for the listeners of a role.
 
@@ -121,29 +121,40 @@ class Counters(Monitor):
         except KeyError:
             _of(self._replies, verb, _classes)[reply.code // 100] += 1
 
+    def replied_or_limited(self, peer: Peer, verb: str, reply: Reply) -> None:
+        """Count a reply, and the limit that it tells of."""
+        code = reply.code
+        try:
+            self._replies[verb][code // 100] += 1
+        except KeyError:
+            _of(self._replies, verb, _classes)[code // 100] += 1
+        if code >= 400 and reply in LIMITS:
+            self.limited(peer, LIMITS[reply])
+
     def login(self, peer: Peer, mechanism: str, good: bool) -> None:
         """Count a login."""
         _of(self._good if good else self._bad, mechanism, _zero)[0] += 1
 
     def message(self, envelope: Envelope, size: int, seconds: float, replies: Sequence[Reply]) -> None:
         """Count a message."""
-        count = len(replies)
-        if not count:
-            return
-        first = replies[0]
-        result = self._of_code[first.code // 100]
-        if count == 1 or replies.count(first) == count:
-            result.recipients += count
-        else:
+        if len(replies) == 1:
+            result = self._of_code[replies[0].code // 100]
+            result.recipients += 1
+        elif replies:
             each = [self._of_code[reply.code // 100] for reply in replies]
             for one in each:
                 one.recipients += 1
-            if len(set(each)) > 1:
-                result = self._results[_SOME]
+            result = each[0] if len(set(each)) == 1 else self._results[_SOME]
+        else:
+            return
         result.messages += 1
         result.octets += size
-        self._durations.observe(seconds)
-        self._sizes.observe(size)
+        # As observe() does it, without its frames.
+        durations, sizes = self._durations, self._sizes
+        durations.counts[bisect_left(durations.bounds, seconds)] += 1
+        durations.sum += seconds
+        sizes.counts[bisect_left(sizes.bounds, size)] += 1
+        sizes.sum += size
 
     def waited(self, peer: Peer, hook: str, seconds: float) -> None:
         """Count a hook that did not answer at once."""
