@@ -28,7 +28,7 @@ FLOORS = (
     (
         *("service", "launch", "listeners", "transport", "proxied", "tls", "roles", "workers", "metrics", "logs"),
         *("events", "jsonlines", "watching"),
-        *("handover", "frames", "worker", "workerlog", "forker", "launchworkers"),
+        *("handover", "frames", "worker", "workerlog", "workerprocess", "forker", "launchworkers"),
         *("plugins", "dotted", "chaos", "nest", "tlslayer", "direct", "testing", "tlstesting"),
     ),
     (

@@ -283,6 +283,9 @@ class FunctionBackend(Backend):
         go to temporary files.
     """
 
+    #: A function may keep in memory what it knows. Where several processes may call it (``--workers``), set it to True.
+    shareable = False
+
     def __init__(
         self, function: Function, *, spool_at: int = MIB, reactor: Any = None, memory: int | None = None
     ) -> None:
