@@ -4,7 +4,7 @@ The options of ``twistd smtpsvc`` that open listeners, and those that give them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from zope.interface import implementer
@@ -83,18 +83,21 @@ class ListenOptions:
         return found
 
 
-def make_listeners(options: Mapping[str, Any], reactor: Any) -> list[Listener]:
+def make_listeners(
+    options: Mapping[str, Any], reactor: Any, choose: Callable[[Any, str], Any] = listening_reactor
+) -> list[Listener]:
     """
     Read what was given for the options that open listeners.
 
     :param options: lists of values by the options' names; if there are none, it is ``--port 2525``.
+    :param choose: gives what endpoints listen with, of the reactor and the transport.
     :raises ValueError: with a sentence that names the option.
     """
     given = {option: options.get(option) or [] for option in _ROLES}
     if not any(given.values()):
         given["port"] = [DEFAULT_PORT]
     try:
-        reactor = listening_reactor(reactor, options["transport"])
+        reactor = choose(reactor, options["transport"])
     except ValueError as error:
         raise ValueError(f"--transport: {error}") from error
     listeners = []

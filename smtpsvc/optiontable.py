@@ -15,6 +15,8 @@ from smtpsvc.settings import BareNewline, format_size, format_trusted, parse_siz
 
 #: What ``--max-connections-per-client`` has if it is not given.
 AUTO = "auto"
+#: Processes that ``--workers`` may ask for.
+MOST_WORKERS = 128
 
 
 def _count(text: str) -> int:
@@ -27,6 +29,13 @@ def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
         raise ValueError(f"{text!r} is no number of seconds; write digits, such as 300")
     return float(text)
+
+
+def _processes(text: str) -> int:
+    number = _count(text)
+    if not 1 <= number <= MOST_WORKERS:
+        raise ValueError(f"{number} processes cannot be; give 1 to {MOST_WORKERS}, about as many as there are cores")
+    return number
 
 
 def _per_client(text: str) -> int | None:
@@ -224,6 +233,14 @@ DEDUPE = Parameter(
     "Keep one copy of a message that comes again within so many seconds. 0 keeps each.",
     _seconds,
     _show_seconds,
+)
+#: An option that changes who serves, and no setting.
+WORKERS = Parameter(
+    "workers",
+    "",
+    "Serve in so many processes, which share the ports; 1 is this process alone.",
+    _processes,
+    str,
 )
 #: Options without a value, named as fields of the settings.
 FLAGS = ("lenient-paths", "trust-proxy-tls", "xclient-login", "require-tls", "require-auth", "allow-insecure-auth")

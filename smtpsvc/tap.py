@@ -11,7 +11,6 @@ import getopt
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
@@ -27,7 +26,7 @@ from smtpsvc.extensions.offer import check_roles, offered
 from smtpsvc.handover import HeldPorts
 from smtpsvc.interfaces import IBackend, IExtension, IPolicy
 from smtpsvc.launch import LaunchedService, Plan, load_late_modules
-from smtpsvc.launchworkers import ParentService, WorkerService, check_shareable, handed, holding
+from smtpsvc.launchworkers import ParentService, check_shareable, holding
 from smtpsvc.listeners import ListenError
 from smtpsvc.listenoptions import (
     LISTS,
@@ -46,10 +45,8 @@ from smtpsvc.policies.domains import Domains
 from smtpsvc.policyoptions import PolicyOptions, shown_policy
 from smtpsvc.routeoptions import RouteOptions
 from smtpsvc.server.deadlines import MonotonicClock
-from smtpsvc.server.shared import Shared
-from smtpsvc.settings import MIB, BareNewline, Limits, Settings
+from smtpsvc.settings import BareNewline, Limits, Settings
 from smtpsvc.watchoptions import WatchOptions, make_watching
-from smtpsvc.worker import Worker
 
 DEFAULT_BACKEND = "maildir:./Maildir"
 
@@ -88,12 +85,8 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
 
     #: What the options say; made by :meth:`postOptions`.
     plan: Plan
-    #: The options as they were given.
-    arguments: Sequence[str] = ()
-    #: Holds the ports of a parent.
-    held: HeldPorts
-    #: What this process is if it serves beside others.
-    worker: Worker | None = None
+    #: Holds the ports that workers share; None for a single process.
+    held: HeldPorts | None = None
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -169,7 +162,6 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
                 getopt.getopt(sys.argv[1:] if options is None else options, self.shortOpt, self.longOpt)
             except getopt.GetoptError as error:
                 raise usage.UsageError(self._explain(error)) from error
-            self.arguments = tuple(sys.argv[1:] if options is None else options)
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
             if self.parent is None:
@@ -203,14 +195,10 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
     def _plan(self) -> Plan:
         from twisted.internet import reactor
 
-        workers, shared = self._workers(), None
+        workers = self._workers()
         logins = Logins(self["auth"])
         settings = self._settings(logins)
-        if self.worker is not None:
-            settings = replace(settings, limits=_share(settings.limits, workers))
-            shared = Shared(settings, MonotonicClock(reactor), self.worker.tally)
-            listeners = make_listeners(self, reactor, handed(self.worker.ports))
-        elif workers > 1:
+        if workers > 1:
             self.held = HeldPorts(reactor)
             listeners = make_listeners(self, reactor, holding(self.held))
         else:
@@ -249,7 +237,6 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
             summary=SummaryLog(reactor),
             watching=make_watching(self, reactor),
             workers=workers,
-            shared=shared,
         )
         check_shareable(plan)
         return plan
@@ -372,16 +359,7 @@ def makeService(options: Options) -> IService:
     :param options: parsed.
     """
     load_late_modules()
-    if options.worker is not None:
-        return WorkerService(options.plan, options.worker)
-    if options.plan.workers > 1:
-        return ParentService(options.plan, options.arguments, options.held)
-    return LaunchedService(options.plan)
-
-
-def _share(limits: Limits, workers: int) -> Limits:
-    """Give one of several processes its part of what all may have; connections are counted together."""
-    return replace(limits, buffered=max(limits.buffered // workers, MIB))
+    return LaunchedService(options.plan) if options.held is None else ParentService(options.plan, options.held)
 
 
 def _program() -> str:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
+from smtpsvc.server.tally import Tally
 from smtpsvc.settings import Settings
 
 log = Logger(namespace="smtpsvc")
@@ -68,16 +69,19 @@ class Admission:
 
     :param settings: has the limits, and knows who is trusted.
     :param clock: says when a refusal is logged again.
+    :param tally: counts for other processes too, for which the limits hold together with this one.
     """
 
     __slots__ = (
-        "_busy", "_clients", "_clock", "_each", "_limit", "_refused", "_settings", "_spare_local", "_trusting", "open",
+        "_busy", "_clients", "_clock", "_each", "_limit", "_refused", "_settings", "_spare_local",
+        "_stress", "_stress_since", "_tally", "_trusting", "open",
     )  # fmt: skip
 
-    def __init__(self, settings: Settings, clock: IReactorTime) -> None:
+    def __init__(self, settings: Settings, clock: IReactorTime, tally: Tally | None = None) -> None:
         limits = settings.limits
         self._settings = settings
         self._clock = clock
+        self._tally = tally
         self._limit = limits.connections
         each = limits.connections_per_client
         self._each = USUAL if each is None else each
@@ -89,13 +93,17 @@ class Admission:
         self._clients: dict[str, int] = {}
         # By option: when a refusal was logged, and how many there have been since.
         self._refused: dict[str, tuple[float, int]] = {}
-        #: All connections at this time.
+        # True from the line that says that the waits are shorter to the one that says that they are not, and when the
+        # first of the two was logged.
+        self._stress = False
+        self._stress_since = -QUIET
+        #: All connections of this process at this time.
         self.open = 0
 
     @property
     def stressed(self) -> bool:
         """True while so many of the connections are in use that the waits are shorter."""
-        return self.open >= self._busy
+        return (self.open if self._tally is None else self._tally.open) >= self._busy
 
     def counts(self, address: object) -> str | None:
         """
@@ -117,23 +125,36 @@ class Admission:
         :param client: for whom it counts, as :meth:`counts` says.
         :returns: 421 4.3.2 or 421 4.7.0, after which the connection is closed; or None.
         """
-        if self._limit and self.open >= self._limit:
-            self._note("--max-connections", client_of(address) or "a client", self.open)
-            return replies.TOO_BUSY
-        if client is not None and self._clients.get(client, 0) >= self._each:
-            self._note("--max-connections-per-client", client, self._clients[client])
-            return replies.TOO_MANY_CONNECTIONS
+        tally = self._tally
+        if self._limit:
+            number = self.open if tally is None else tally.open
+            if number >= self._limit:
+                self._note("--max-connections", client_of(address) or "a client", number)
+                return replies.TOO_BUSY
+        if client is not None:
+            number = self._clients.get(client, 0) if tally is None else tally.of(client)
+            if number >= self._each:
+                self._note("--max-connections-per-client", client, number)
+                return replies.TOO_MANY_CONNECTIONS
         return None
 
     def enter(self, client: str | None) -> None:
         """Count a connection."""
         self.open += 1
+        if self._tally is not None:
+            self._tally.enter(client)
         if client is not None:
             self._clients[client] = self._clients.get(client, 0) + 1
+        if self.stressed is not self._stress:
+            self._note_stress()
 
     def leave(self, client: str | None) -> None:
         """Count a connection no longer."""
         self.open -= 1
+        if self._tally is not None:
+            self._tally.leave(client)
+        if self.stressed is not self._stress:
+            self._note_stress()
         if client is None:
             return
         left = self._clients[client] - 1
@@ -141,6 +162,32 @@ class Admission:
             self._clients[client] = left
         else:
             del self._clients[client]
+
+    def _note_stress(self) -> None:
+        """Log that the waits are shorter, or not any more: two lines a minute at most."""
+        began = not self._stress
+        if began:
+            now = self._clock.seconds()
+            if now - self._stress_since < QUIET:
+                return
+            self._stress_since = now
+        self._stress = began
+        limits = self._settings.limits
+        part = f"{STRESS:.0%} of --max-connections {self._limit}"
+        number = self.open if self._tally is None else self._tally.open
+        if began:
+            log.warn(
+                "{number} connections are open, {part} or more: clients have {seconds:g} s (--stress) for each command",
+                number=number,
+                part=part,
+                seconds=limits.stress_timeout,
+            )
+        else:
+            log.info(
+                "{number} connections are open, less than {part}: clients have their usual time again",
+                number=number,
+                part=part,
+            )
 
     def _note(self, option: str, client: str, number: int) -> None:
         now = self._clock.seconds()
