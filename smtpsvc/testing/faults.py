@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -18,9 +18,6 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar.replies import Reply
-
-if TYPE_CHECKING:
-    from smtpsvc.testing.scripted import Message
 
 __all__ = ["Call", "Fault", "cut", "drop", "each", "nth", "raw", "say", "slow", "sometimes", "stall"]
 
@@ -36,8 +33,8 @@ class Call:
     usual: Callable[[], Any]
     #: The client's; None if it is not known.
     connection: Any = None
-    #: What has come of the message, in ``write``, ``finish`` and ``abort``.
-    message: Message | None = None
+    #: What has come of the message, in ``write``, ``finish`` and ``abort``: a :class:`~smtpsvc.testing.Message`.
+    message: Any = None
 
     @property
     def clock(self) -> IReactorTime:
