@@ -97,7 +97,9 @@ class Talk:
 
     def greeted(self, ehlo: bytes = EHLO) -> Talk:
         """Greet, and answer EHLO."""
-        self.receive(GREETING, ehlo)
+        self.receive(GREETING)
+        self.protocol.dataReceived(ehlo)
+        self.settle()
         return self
 
 
@@ -110,11 +112,12 @@ class Meeting(Talk):
 
     def __init__(
         self, backend: Any = None, *, enable: Iterable[str] = (), role: Role = Role.SMTP, factory: Any = None,
-        portal: Any = None, settings: dict[str, Any] | None = None, **options: Any,
+        portal: Any = None, server_tls: Any = None, settings: dict[str, Any] | None = None, **options: Any,
     ) -> None:  # fmt: skip
         self.backend = backend or ScriptedBackend()
         made = settings_with(enable=frozenset(enable), **(settings or {}))
         self.wire = Wire(factory or clocked_factory(self.backend, made, role=role, portal=portal)[0])
+        self.wire.protocol.conversation.peer.tls = server_tls
         self._read = 0
         self.said: list[bytes] = []
         super().__init__(lmtp=role is Role.LMTP, **options)

@@ -249,7 +249,7 @@ class Dialogue:
         """
         if self._room is None:
             self._room = Deferred()
-        if self.deadline is None:
+        if not self.waiting:
             self._arm(Stage.CONTENT)
         waiter: Deferred[None] = Deferred()
         self._room.chainDeferred(waiter)

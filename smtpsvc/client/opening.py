@@ -171,9 +171,8 @@ async def _exchange(connection: Connection, name: str, context: Context) -> Repl
                 sent = 1
         reply = await dialogue.command(command + b"\r\n", Stage.AUTH)
         while reply.code == 334 and sent < _MAX_RESPONSES:
-            challenge = binascii.a2b_base64(reply.text.encode())
             if response is None:
-                response = steps.send(challenge)
+                response = steps.send(binascii.a2b_base64(reply.text.encode(), strict_mode=True))
             sent += 1
             reply = await dialogue.command(binascii.b2a_base64(response or b"", newline=False) + b"\r\n", Stage.AUTH)
             response = None

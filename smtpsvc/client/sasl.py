@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from smtpsvc.client.options import Login
 from smtpsvc.extras import need
+from smtpsvc.grammar.shown import shown
 
 Steps: TypeAlias = Generator[bytes | None, bytes, None]
 """
@@ -88,12 +89,14 @@ def _scram(hash: str, plus: bool) -> Callable[[Login, Context], Steps]:
             client.gs2_header = _Header(login.identity, context, hash, plus)
             challenge = yield client.get_client_first().encode()
             client.set_server_first(challenge.decode())
-            if not 1 <= client.iterations <= MAX_ITERATIONS:
-                raise SASLProblem(f"the server asks for {client.iterations} iterations")
+            iterations = int(str(client.iterations))
+            if not 1 <= iterations <= MAX_ITERATIONS:
+                raise SASLProblem(f"the server asks for {iterations} iterations")
             challenge = yield client.get_client_final().encode()
             client.set_server_final(challenge.decode())
         except (scramp.ScramException, ValueError, KeyError) as error:
-            raise SASLProblem(f"the server's side of SCRAM is wrong: {type(error).__name__}") from error
+            why = shown(str(error).encode("utf-8", "replace")[:200])
+            raise SASLProblem(f"the server's side of SCRAM is wrong: {why}") from error
         yield b""
 
     return exchange
