@@ -19,7 +19,7 @@ __all__ = ["Patterns"]
 #: Says whether a client is meant; gets it, the listener's role or None, and the address it has connected to or None.
 _Condition: TypeAlias = "Callable[[Peer, Role | None, Any], bool]"
 
-_PLACE = re.compile(r"(?:\[([^\]]+)\]|([0-9.]+(?=:|\Z)))?(?::?([0-9]{1,5}))?")
+_PLACE = re.compile(r"(?:\[([^\]]+)\]|([0-9]+\.[0-9.]+))?(?::?([0-9]{1,5}))?")
 
 _canonical = Canonical()
 

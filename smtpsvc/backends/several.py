@@ -264,8 +264,7 @@ class _Outcomes:
             if isinstance(each, Failure):
                 given.errback(each)
             elif waits(each):
-                # Cancelling the one that was given out then cancels this.
-                given.callback(deferred(each))
+                given.follow(deferred(each))
             else:
                 given.callback(each)
 
@@ -276,6 +275,11 @@ class _Given(Deferred[Any]):
     def __init__(self, source: Deferred[Any]) -> None:
         super().__init__()
         self._source = source
+
+    def follow(self, source: Deferred[Any]) -> None:
+        """It is this that will say it."""
+        self._source = source
+        source.addCallbacks(self.callback, self.errback)
 
     def cancel(self) -> None:
         """Ask whoever is to say it to stop."""
