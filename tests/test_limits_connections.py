@@ -231,3 +231,63 @@ class LogTests(SynchronousTestCase):
                 "203.0.113.7 was refused: 5 connections are open, the limit of --max-connections",
             ],
         )
+
+
+class StressTests(SynchronousTestCase):
+    """Lines that say when the waits are shorter."""
+
+    def setUp(self) -> None:
+        self.lines: list[str] = []
+
+        def observe(event: Any) -> None:
+            if "part" in event:
+                self.lines.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        settings = settings_with(connections=10, connections_per_client=0, stress_timeout=7)
+        self.factory, self.clock = clocked_factory(ScriptedBackend(), settings)
+
+    def connect(self, count: int) -> list[Wire]:
+        """Let so many clients come."""
+        return [Wire(self.factory) for _ in range(count)]
+
+    BEGAN = (
+        "8 connections are open, 80% of --max-connections 10 or more: clients have 7 s (--stress) for each command"
+    )
+    ENDED = "7 connections are open, less than 80% of --max-connections 10: clients have their usual time again"
+
+    def test_told(self) -> None:
+        """The connection with which stress begins is told, and the one with which it ends."""
+        wires = self.connect(7)
+        self.assertEqual(self.lines, [])
+        wires += self.connect(3)
+        self.assertEqual(self.lines, [self.BEGAN])
+        for wire in wires[:2]:
+            wire.hang_up()
+        self.assertEqual(self.lines, [self.BEGAN])
+        for wire in wires[2:]:
+            wire.hang_up()
+        self.assertEqual(self.lines, [self.BEGAN, self.ENDED])
+
+    def test_bounded(self) -> None:
+        """However often it comes and goes, two lines a minute are logged; stress that stays is told when it may be."""
+        wires = self.connect(7)
+        for _ in range(20):
+            for wire in self.connect(1):
+                wire.hang_up()
+        self.assertEqual(self.lines, [self.BEGAN, self.ENDED])
+        wires += self.connect(1)
+        self.clock.advance(61)
+        wires += self.connect(1)
+        self.assertEqual(self.lines, [self.BEGAN, self.ENDED, self.BEGAN.replace("8", "9", 1)])
+
+    def test_off(self) -> None:
+        """Without a limit, or without --stress, there is none."""
+        for limits in ({"connections": 0}, {"connections": 10, "stress_timeout": 0}):
+            with self.subTest(limits):
+                factory, _ = clocked_factory(ScriptedBackend(), settings_with(connections_per_client=0, **limits))
+                wires = [Wire(factory) for _ in range(12)]
+                for wire in wires:
+                    wire.hang_up()
+                self.assertEqual(self.lines, [])
