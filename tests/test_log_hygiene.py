@@ -16,6 +16,7 @@ from typing import Any
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import Portal
 from twisted.internet.defer import fail
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.logger import formatEventAsClassicLogText, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -105,6 +106,45 @@ class EscapeTests(LogTestCase):
                     wire.say(b"MAIL FROM:<%b> SMTPUTF8" % address, "MAIL FROM:<> SMTPUTF8")
                     wire.say(b"RCPT TO:<%b>" % address, RCPT, *MESSAGE[2:]).hang_up()
                     self.assertEqual(len(self.check_lines()), 2)
+
+    def test_broken_off(self) -> None:
+        """A connection that ends in the middle of a transaction is one line, which says how far it came and why."""
+        for evil in EVIL:
+            for lines, end, words in (
+                (("DATA", b"a" * 90), lambda wire: wire.hang_up(), "after 9[0-9] bytes: the connection was lost"),
+                (("DATA", b"a" * 90), lambda wire: wire.hang_up(ConnectionDone()), "it closed the connection"),
+                ((), lambda wire: wire.hang_up(), "to 1 recipients: the connection was lost"),
+                ((), lambda wire: wire.factory.shut_down(), "it was told 421 4.3.2"),
+            ):
+                with self.subTest(evil=evil, words=words):
+                    wire = self.connect().say("EHLO a\u202eb", b"MAIL FROM:<x%bx@x.example> SMTPUTF8" % evil)
+                    if wire.codes[-1] != 250:
+                        wire.say("MAIL FROM:<a@x.example>")
+                    wire.say(RCPT, *lines)
+                    end(wire)
+                    wire.hang_up()
+                    (line,) = self.check_lines()
+                    self.assertRegex(line, rf"192\.0\.2\.1 \('a\\u202eb'\) broke off \w+ from '.*{words}")
+
+    def test_orderly_end(self) -> None:
+        """One that ends between transactions, or by QUIT, is none."""
+        for lines in ((), (MAIL, "QUIT"), (MAIL, RCPT, "RSET"), (MAIL, RCPT, "EHLO x")):
+            self.connect().say("EHLO x", *lines).hang_up()
+        self.assertEqual(self.check_lines(), [])
+
+    def test_refused_login(self) -> None:
+        """A login that is refused is a line, with nothing of what the client sent for it."""
+        for evil in EVIL:
+            portal = Portal(CountingRealm(), [InMemoryUsernamePasswordDatabaseDontUse(joe=b"open sesame")])
+            wire = TLSWire(tls_factory(portal=portal, monitors=self.monitors)[0])
+            wire.greeted().say("STARTTLS")
+            wire.secure().say(b"EHLO client.example")
+            wire.say(b"AUTH PLAIN " + base64.b64encode(b"\0joe" + evil.replace(b"\0", b"") + b"\0sesame"))
+            lines = self.check_lines()
+            # By each of the two monitors; a name that cannot be is none to be judged.
+            self.assertEqual(len(lines), 2 if wire.codes[-1] == 535 else 0)
+            for line in lines:
+                self.assertTrue(line.endswith(": a login of 192.0.2.1 ('client.example') by PLAIN was refused"), line)
 
     def test_late(self) -> None:
         """A message whose client has gone is logged in one line."""

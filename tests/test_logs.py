@@ -106,16 +106,36 @@ class SummaryLogTests(SynchronousTestCase):
         self.monitor.flush()
         self.assertEqual(self.texts(), [formatEvent(logged(envelope, replies.OK, replies.OK))])
 
-    def test_gathers(self) -> None:
-        """What comes within a tenth of a second is one event, a line each."""
+    def test_turn(self) -> None:
+        """What comes in one turn of the reactor is one event, when the turn is over."""
         for _ in range(3):
             self.monitor.message(envelope_of("a"), 1, 0.0, (replies.OK,))
         self.assertEqual(self.events, [])
-        self.clock.advance(0.1)
+        self.clock.advance(0)
         self.assertEqual([text.count("\n") for text in self.texts()], [2])
+
+    def test_gathers(self) -> None:
+        """What comes within a tenth of a second of an event is the next event, when that is over."""
+        for _ in range(10):
+            self.monitor.message(envelope_of("a"), 1, 0.0, (replies.OK,))
+            self.clock.advance(0.008)
+        self.assertEqual([text.count("\n") for text in self.texts()], [0])
+        self.clock.advance(0.03)
+        self.assertEqual([text.count("\n") for text in self.texts()], [0, 8])
+        self.clock.advance(0.2)
         self.monitor.message(envelope_of("a"), 1, 0.0, (replies.OK,))
-        self.clock.advance(0.1)
-        self.assertEqual(len(self.events), 2)
+        self.clock.advance(0)
+        self.assertEqual(len(self.events), 3)
+
+    def test_login(self) -> None:
+        """A login that was refused is a line, and one that was not is none."""
+        peer = envelope_of("a", helo="\x1b\r\nforged").peer
+        for monitor in (self.monitor, LogMonitor(Logger(observer=self.events.append))):  # type: ignore[arg-type]
+            monitor.login(peer, "PLAIN", True)
+            monitor.login(peer, "PLAIN", False)
+        self.monitor.flush()
+        line = r"p-1: a login of 192.0.2.1 ('\x1b\r\nforged') by PLAIN was refused"
+        self.assertEqual(self.texts(), [line, line])
 
     def test_bounded(self) -> None:
         """However many come at once, no more than a thousand lines wait."""

@@ -21,6 +21,7 @@ from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, 
 from smtpsvc.server.contents import Contents
 from smtpsvc.server.faults import count_refusal, is_foreign
 from smtpsvc.server.outcomes import LATER, deferred_of
+from smtpsvc.server.results import tell_broken
 from smtpsvc.server.secured import Securable
 from smtpsvc.settings import Role, Settings
 from smtpsvc.values import Abandoned, Envelope, Peer, Recipient
@@ -352,6 +353,8 @@ class Conversation(Securable, Contents):
             self._close(reply)
 
     def _close(self, reply: Reply) -> None:
+        if self.envelope is not None and not reply.positive and self.mode is not CLOSED:
+            tell_broken(self, reply)
         self.mode = CLOSED
         if self.receiver is not None:
             self._abort(Failure(SMTPError(replies.SHUTTING_DOWN if reply.positive else reply)))
@@ -366,6 +369,8 @@ class Conversation(Securable, Contents):
 
     def lost(self, reason: Failure) -> None:
         """The connection is gone: cancel, abort and close, once each."""
+        if self.envelope is not None and self.mode is not CLOSED:
+            tell_broken(self, reason)
         self.mode = CLOSED
         wait, self.wait = self.wait, None
         if wait is not None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar import replies
@@ -212,3 +213,31 @@ class Answers:
         for place, recipient in enumerate(self._ending.envelope.recipients):
             if place in self._late or place >= self._sent:
                 self._ending.tell_late([values[place]], recipient)
+
+
+def tell_broken(conversation: Conversation, why: Failure | Reply) -> None:
+    """
+    Log that a connection ends in the middle of a transaction.
+
+    :param why: the connection was lost for this, or we have closed it with this reply.
+    """
+    envelope = conversation.envelope
+    assert envelope is not None
+    if isinstance(why, Reply):
+        problem = f"it was told {why.code} {why.enhanced}".rstrip()
+    else:
+        problem = "it closed the connection" if why.check(ConnectionDone) else "the connection was lost"
+    receiver: Any = conversation.receiver
+    size = getattr(receiver, "size", 0)
+    peer = conversation.peer
+    conversation.factory.log.info(
+        "{peer_id}: {host} ({helo!r}) broke off {id} from {sender!r} to {count} recipients{after}: {problem}",
+        peer_id=peer.id,
+        host=peer.host or "local",
+        helo=peer.helo,
+        id=envelope.id,
+        sender=str(envelope.sender),
+        count=len(envelope.recipients),
+        after=f", after {size} bytes" if receiver is not None else "",
+        problem=problem,
+    )
