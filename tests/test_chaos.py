@@ -349,10 +349,7 @@ class CommandLineTests(SynchronousTestCase):
 
     def test_threaded(self) -> None:
         """In code it stands in front of any backend, for a test's own client."""
-        from twisted.internet import reactor
-
-        clock: Any = reactor
-        with ThreadedServer(with_chaos(RecordingBackend(), "end:451:@1", clock=clock)) as server:
+        with ThreadedServer(with_chaos(RecordingBackend(), "end:451:@1,mail:delay:10ms")) as server:
             with server.connect() as client:
                 for _ in range(2):
                     client.mail("a@x.example")

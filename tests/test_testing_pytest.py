@@ -96,6 +96,12 @@ class PluginTests(SynchronousTestCase):
         self.assertIn("1 failed, 5 passed", done.stdout, done.stdout + done.stderr)
         self.assertIn("<RecordedMessage 'hello' from a@x.example to b@y.example, 24 bytes>", done.stdout)
 
+    def test_light(self) -> None:
+        """Where pytest runs and no test asks for mail, the plugin loads nothing of Twisted."""
+        code = "import sys, smtpsvc.testing._plugin; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        self.assertNotIn("twisted", done.stdout)
+
     def test_named(self) -> None:
         """An installed smtpsvc tells pytest of its plugin."""
         metadata = (ROOT / "setup.py").read_text(encoding="utf-8")

@@ -25,7 +25,16 @@ from zope.interface import implementer
 
 from smtpsvc import Backend, IBackend, Role, Settings, on_message
 from smtpsvc.current import current_reactor
-from smtpsvc.testing import LocalServer, RecordingBackend, ScriptedBackend, ServerMixin, ThreadedServer, drop, stall
+from smtpsvc.testing import (
+    LocalServer,
+    RecordingBackend,
+    ScriptedBackend,
+    ServerMixin,
+    ThreadedServer,
+    cut,
+    drop,
+    stall,
+)
 from tests.live import ROOT
 
 MAIL = "Subject: hello\r\n\r\ntext\r\n"
@@ -130,6 +139,17 @@ class ThreadedTests(SynchronousTestCase):
             self.assertEqual(refused.exception.recipients["b@y.example"][0], 451)
             self.assertRaises(smtplib.SMTPServerDisconnected, deliver, server)
             deliver(server)
+
+    def test_lost(self) -> None:
+        """A client loses its connection at whatever step, in clear and under TLS, however large its message is."""
+        faults: list[dict[str, Any]] = [{"mail": drop()}, {"write": cut(100_000)}, {"finish": drop()}]
+        for tls in ("", "starttls", "implicit"):
+            for fault in faults:
+                with self.subTest(tls=tls, fault=fault), ThreadedServer(ScriptedBackend(**fault), tls=tls) as server:
+                    client = server.connect()
+                    lost = (smtplib.SMTPServerDisconnected, ConnectionError, ssl.SSLError)
+                    self.assertRaises(lost, client.sendmail, "a@x.example", "b@y.example", "text\r\n" * 100_000)
+                    client.close()
 
     def test_wait(self) -> None:
         """What does not come in time is an error that tells what is there."""

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from smtpsvc.backends.chaosrules import Dice, Rule, Rules, parse_rules
+from smtpsvc.current import current_reactor
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IBackend, IConnection, IDelivery, ISession
 from smtpsvc.policies.front import Front
@@ -34,14 +35,14 @@ _log = Logger()
 _HOOKS: Final = ("helo", "mail", "rcpt")
 
 
-def with_chaos(backend: IBackend, rules: str | Rules, *, clock: IReactorTime) -> IBackend:
+def with_chaos(backend: IBackend, rules: str | Rules, *, clock: IReactorTime | None = None) -> IBackend:
     """
     Put chaos in front of a backend.
 
     A client that hears 250 for a message can rely on it as without chaos, but for the action ``lie``.
 
     :param rules: as on the command line, e.g. ``"rcpt:451:10%,end:drop:5%,seed=42"``; see :doc:`/backends`.
-    :param clock: times the delays.
+    :param clock: times the delays; the reactor of the thread that serves if None.
     :returns: a backend with all the other attributes and the interfaces of *backend*.
     :raises ValueError: with a sentence, if the rules are none.
     :raises zope.interface.Invalid: if *backend* is none.
@@ -57,7 +58,7 @@ class _Backend(Front):
 
     what: ClassVar[str] = "chaos"
 
-    def __init__(self, backend: IBackend, rules: Rules, clock: IReactorTime) -> None:
+    def __init__(self, backend: IBackend, rules: Rules, clock: IReactorTime | None) -> None:
         self._behind = backend
         self._clock = clock
         self._rules: dict[str, Sequence[Rule]] = {}
@@ -94,7 +95,7 @@ class _Client:
 
     __slots__ = ("_clock", "_peer", "connection", "dice")
 
-    def __init__(self, dice: Dice, peer: Peer, connection: IConnection, clock: IReactorTime) -> None:
+    def __init__(self, dice: Dice, peer: Peer, connection: IConnection, clock: IReactorTime | None) -> None:
         self.dice = dice
         self._peer = peer
         self.connection = connection
@@ -122,7 +123,7 @@ class _Client:
         """
         self.note(rule)
         if rule.action == "delay":
-            await deferLater(self._clock, rule.seconds)
+            await deferLater(self._clock or current_reactor(), rule.seconds)
         elif rule.reply is not None:
             raise SMTPError(rule.reply)
         elif rule.action == "stall":
