@@ -36,6 +36,8 @@ class RecordingChannel:
         self.out: list[bytes] = []
         self.told: list[Any] = []
         self.since = 0.0
+        self.paused = 0
+        self.unread = False
 
     def wake(self) -> None:
         """Note it."""
@@ -103,7 +105,7 @@ class StateTests(SynchronousTestCase):
             made.line_received(line.encode())
             self.assertEqual((made.state, made.envelope is not None), (state, is_open), line)
         self.assertIs(made.mode, CONTENT)
-        self.assertEqual(made.content_received(b"xxtext\r\n.\r\nNOOP\r\n", 2), len(b"xxtext\r\n.\r\n"))
+        self.assertEqual(made.receiver.feed(b"xxtext\r\n.\r\nNOOP\r\n", 2), len(b"xxtext\r\n.\r\n"))
         self.assertEqual((made.state, made.envelope, made.mode), (State.GREETED, None, LINES))
         self.assertEqual(channel.codes()[-2:], [354, 250])
 

@@ -153,8 +153,9 @@ class DotDecoder:
                 end = _find_end(data, end.start())
         if end is not None:
             self._ended = True
-            content = data[start : end.start() + 2]
-            offset = end.end() - shift
+            last, offset = end.span()
+            content = data[start : last + 2]
+            offset -= shift
         else:
             content = self._settled(data, start) if data[-1] in _OPEN_OCTETS else data[start:]
             offset = -1

@@ -41,7 +41,7 @@ class Reply:
     :raises TypeError: if the text is no str.
     """
 
-    __slots__ = ("_extended", "_plain", "closes", "code", "enhanced", "text")
+    __slots__ = ("_extended", "_plain", "closes", "code", "enhanced", "notable", "text")
 
     #: How the text is encoded.
     charset = "ascii"
@@ -51,6 +51,8 @@ class Reply:
     enhanced: str
     #: True if the connection is closed after this reply.
     closes: bool
+    #: True if the server has to take note of it: it refuses, or closes the connection.
+    notable: bool
     # The wire forms; not there before they are asked for.
     _plain: bytes
     _extended: bytes
@@ -66,6 +68,7 @@ class Reply:
         _put(self, "text", text)
         _put(self, "enhanced", enhanced)
         _put(self, "closes", code in CLOSING)
+        _put(self, "notable", code >= 400 or code in CLOSING)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Reply is immutable: {name} cannot be set")
@@ -141,6 +144,7 @@ class LastReply(Reply):
     def __init__(self, code: int, text: str, enhanced: str = "") -> None:
         super().__init__(code, text, enhanced)
         _put(self, "closes", True)
+        _put(self, "notable", True)
 
     def __reduce__(self) -> tuple[type[Reply], tuple[int, str, str]]:
         return LastReply, (self.code, self.text, self.enhanced)
@@ -159,6 +163,21 @@ class FirstReply(LastReply):
         return FirstReply, (self.code, self.text, self.enhanced)
 
 
+class _Taken(Reply):
+    """The reply to a message that was taken: all that is the same for each stands in the class."""
+
+    __slots__ = ()
+
+    code = 250
+    enhanced = "2.0.0"
+    closes = False
+    notable = False
+
+    def wire(self, extended: bool) -> bytes:
+        """Encode the reply, which is sent once."""
+        return f"250 {'2.0.0 ' if extended else ''}{self.text}\r\n".encode("ascii")
+
+
 def taken(id: str) -> Reply:
     """
     Make the reply to a message that was taken: ``250 2.0.0 OK, taken as ID``.
@@ -167,13 +186,8 @@ def taken(id: str) -> Reply:
 
     :param id: of the transaction; made by the server, from letters, digits and hyphens.
     """
-    reply = Reply.__new__(Reply)
-    text = f"OK, taken as {id}"
-    _put(reply, "code", 250)
-    _put(reply, "text", text)
-    _put(reply, "enhanced", "2.0.0")
-    _put(reply, "closes", False)
-    _put(reply, "_extended", f"250 2.0.0 {text}\r\n".encode("ascii"))
+    reply = _Taken.__new__(_Taken)
+    _put(reply, "text", f"OK, taken as {id}")
     return reply
 
 

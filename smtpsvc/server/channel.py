@@ -50,6 +50,10 @@ BY_TURN: Final = 8
 BY_MEMORY: Final = 16
 
 
+#: After so many replies to pipelined commands the other connections have their turn.
+TURN: Final = 256
+
+
 class Channel(Protocol):
     """What a conversation needs of the protocol that carries it."""
 
@@ -58,6 +62,9 @@ class Channel(Protocol):
 
     #: When the client last got on, by the sweep's clock.
     since: float
+
+    #: Why the client is not read, as bits of ``BY_*``; 0 if it is.
+    paused: int
 
     @property
     def unread(self) -> bool:

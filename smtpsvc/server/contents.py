@@ -46,17 +46,6 @@ class Contents(Opening):
         """
         self._answer(self.tables.verbs[verb], reply, last)
 
-    def content_received(self, data: bytes, start: int) -> int:
-        """
-        Take content.
-
-        :param data: what has been read; content from *start*.
-        :returns: the offset up to which it was taken.
-        """
-        receiver = self.receiver
-        assert receiver is not None
-        return receiver.feed(data, start)
-
     def receive(self, receiver: Receiving) -> None:
         """What comes next is content, for *receiver*."""
         self.receiver = receiver

@@ -14,13 +14,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtpsvc.grammar import replies
-from smtpsvc.grammar.replies import LastReply, Reply, SMTPError
-from smtpsvc.grammar.states import State, out_of_sequence
+from smtpsvc.grammar.replies import Reply, SMTPError
+from smtpsvc.grammar.states import State
 from smtpsvc.interfaces import IConversation
 from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, SECURING, Channel
-from smtpsvc.server.contents import Contents
-from smtpsvc.server.faults import count_refusal, is_foreign
-from smtpsvc.server.outcomes import LATER, deferred_of
+from smtpsvc.server.lines import Lines
+from smtpsvc.server.outcomes import deferred_of
 from smtpsvc.server.results import tell_broken
 from smtpsvc.server.secured import Securable
 from smtpsvc.settings import Role, Settings
@@ -29,21 +28,16 @@ from smtpsvc.values import Abandoned, Envelope, Peer, Recipient
 if TYPE_CHECKING:
     from smtpsvc.server.factory import SMTPFactory
     from smtpsvc.server.tables import Tables
-    from smtpsvc.server.verbs import Verb
 
 
-_WHITE: Final = b" \t"
 _CONNECTED: Final = State.CONNECTED.value
 _GREETED: Final = State.GREETED.value
 _MAIL: Final = State.MAIL.value
 _RCPT: Final = State.RCPT.value
 
-#: Enough of a line to see which verb it was meant to have.
-_LONGEST_VERB: Final = 64
-
 
 @implementer(IConversation)
-class Conversation(Securable, Contents):
+class Conversation(Securable, Lines):
     """
     One client's dialogue.
 
@@ -53,7 +47,7 @@ class Conversation(Securable, Contents):
     """
 
     __slots__ = (
-        "_notes", "_send", "began", "enhanced", "envelope", "extended", "settings", "tables",
+        "_notes", "began", "envelope", "extended", "settings",
     )  # fmt: skip
 
     def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
@@ -68,7 +62,6 @@ class Conversation(Securable, Contents):
         self.began = 0.0
         self._notes: dict[str, Any] | None = None
         self._state = _CONNECTED
-        self._send = channel.out.append
 
     @property
     def host(self) -> Any:
@@ -80,6 +73,11 @@ class Conversation(Securable, Contents):
     def state(self) -> State:
         """Where the dialogue stands."""
         return State(self._state)
+
+    @property
+    def was_greeted(self) -> bool:
+        """True if the client has said who it is."""
+        return self._state != _CONNECTED
 
     @property
     def role(self) -> Role:
@@ -113,97 +111,6 @@ class Conversation(Securable, Contents):
         """True if TLS protects the dialogue; TLS that ended at a proxy counts if ``settings.trust_proxy_tls``."""
         tls = self.peer.tls
         return tls is not None and (not tls.proxied or self.settings.trust_proxy_tls)
-
-    # Lines.
-
-    def line_received(self, line: bytes) -> None:
-        """
-        Take a command line.
-
-        :param line: without its CRLF; free of CR, LF and NUL.
-        """
-        if line and line[-1] in _WHITE:
-            # RFC 5321 §4.1.1: white space at the end is let pass.
-            line = line.rstrip(b" \t")
-        name, _, argument = line.partition(b" ")
-        verbs = self.tables.verbs
-        verb = verbs.get(name) or verbs.get(name.upper())
-        if verb is None:
-            self.refuse_line(replies.UNKNOWN_COMMAND, line)
-            return
-        if not self._state & verb.allowed:
-            refusal = out_of_sequence(State(verb.allowed), State(self._state), lmtp=self.tables.lmtp)
-            outcome = verb.refuse(self, argument, refusal)
-            if outcome is not LATER:
-                self._answer(verb, outcome)
-            return
-        try:
-            value = verb.parse(argument)
-        except SMTPError as error:
-            self._answer(verb, error.reply)
-            return
-        except ValueError as problem:
-            self._answer(verb, Reply(501, str(problem), "5.5.4"))
-            return
-        except Exception:
-            # A stranger's parser: a mistake of its own, not of the client.
-            self._answer(verb, self.failed(Failure(), verb.name))
-            return
-        try:
-            outcome = verb.proceed(self, value)
-        except SMTPError as error:
-            outcome = error.reply
-        except Exception:
-            outcome = self.failed(Failure(), verb.name)
-        if type(outcome) is Reply:
-            self._answer(verb, outcome)
-        elif outcome is not LATER:
-            self.settle(outcome, lambda value: self._settled(verb, value), hook=verb.name)
-
-    def _settled(self, verb: Verb, value: Any) -> None:
-        """What a verb's proceed has promised is there."""
-        self._answer(verb, value if type(value) is Reply else self.judge(value, verb.name) or replies.OK)
-
-    def refuse_line(self, reply: Reply, line: bytes) -> None:
-        """
-        Answer a line that is no command line: too long, damaged, or of no known verb.
-
-        :param line: what has come of it.
-        """
-        if self.pending_prompt is not None:
-            self.end_prompt(reply)
-        elif is_foreign(line):
-            if not self.trusted:
-                # A proxy may check in this way that we are alive; that is no news.
-                self.factory.log.info(
-                    "{peer_id}: {host} speaks TLS or HTTP where SMTP is spoken; closed",
-                    peer_id=self.peer.id,
-                    host=self.peer.host or "local",
-                )
-            self._answer(None, replies.ONLY_SMTP)
-        elif line[:_LONGEST_VERB].upper().startswith(self.tables.laden):
-            # How many octets follow cannot be known, and none of them may be read as a command.
-            self._answer(None, LastReply(reply.code, reply.text, reply.enhanced))
-        else:
-            self._answer(None, reply)
-
-    def _answer(self, verb: Verb | None, reply: Reply, last: bool = True) -> None:
-        """
-        Send the reply to a command.
-
-        :param last: no other reply to it follows: one that closes the connection does so now.
-        """
-        if self.mode is CLOSED:
-            return
-        self._send(reply.wire(self.enhanced and (verb is None or not verb.plain)))
-        if last:
-            if reply.closes:
-                self._close(reply)
-            elif reply.code >= 400:
-                count_refusal(self, verb.name if verb is not None else "", reply)
-        watch = self.factory.watch.replied
-        if watch is not None:
-            watch(self.peer, verb.name if verb is not None else "", reply)
 
     # What verbs and extensions use.
 

@@ -160,13 +160,12 @@ class SMTPFactory(Factory):
         self.turns: deque[SMTPProtocol] = deque()
         self._next_turn: IDelayedCall | None = None
         self._verified: set[tuple[Any, type]] = set()
+        #: Classes of what was found to be a delivery, and no Deferred of one.
+        self.deliveries: set[type] = set()
+        #: Makes an id for a connection or a transaction, unique for all time to come.
         # Seconds keep ids in order and apart from earlier runs, chance from other processes.
         stamp = f"{int(time.time()):x}{secrets.token_hex(3)}"
-        self._next_id = map(f"{stamp}n%x".__mod__, count(1)).__next__
-
-    def new_id(self) -> str:
-        """Make an id for a connection or a transaction, unique for all time to come."""
-        return self._next_id()
+        self.new_id: Callable[[], str] = map(f"{stamp}n%x".__mod__, count(1)).__next__
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the protocol for a client: one that refuses it, if it cannot be served."""
@@ -174,7 +173,7 @@ class SMTPFactory(Factory):
         refusal = self.admission.refusal(client, addr)
         if refusal is not None:
             return self.refused(addr, refusal)
-        protocol = self.protocol(self, Peer(addr, self._next_id()))
+        protocol = self.protocol(self, Peer(addr, self.new_id()))
         if protocol is not None:
             protocol.client = client
         return protocol
@@ -192,7 +191,7 @@ class SMTPFactory(Factory):
     def _tell_refused(self, address: IAddress | None, refusal: Reply) -> None:
         if self.watch.limited is not None:
             limit = "max-connections" if refusal is replies.TOO_BUSY else "max-connections-per-client"
-            self.watch.limited(Peer(address, self._next_id()), limit)
+            self.watch.limited(Peer(address, self.new_id()), limit)
 
     def connected(self, protocol: Connection) -> None:
         """A protocol has its connection."""
@@ -243,7 +242,13 @@ class SMTPFactory(Factory):
             return
         self._turning = True
         try:
-            self._read(protocol)
+            # As in _read, which would be a call more for each read.
+            self.reading = protocol
+            try:
+                protocol.read()
+            except Exception:
+                self._break(protocol)
+            self.reading = None
             while self._ready:
                 self._ready.popleft()()
         finally:
@@ -280,9 +285,12 @@ class SMTPFactory(Factory):
         try:
             protocol.read()
         except Exception:
-            self.log.failure("{peer_id}: reading failed", peer_id=protocol.conversation.peer.id)
-            protocol.abort()
+            self._break(protocol)
         self.reading = None
+
+    def _break(self, protocol: SMTPProtocol) -> None:
+        self.log.failure("{peer_id}: reading failed", peer_id=protocol.conversation.peer.id)
+        protocol.abort()
 
     def verify(self, interface: type[Interface], provider: object) -> None:
         """
@@ -303,7 +311,7 @@ class SMTPFactory(Factory):
         :param account: the stranger has logged in as this.
         :returns: the lines of the reply, without CRLF.
         """
-        stranger = self.protocol(self, Peer(None, self._next_id())).conversation
+        stranger = self.protocol(self, Peer(None, self.new_id())).conversation
         stranger.peer.tls = tls
         stranger.peer.account = account
         stranger.session = Session()

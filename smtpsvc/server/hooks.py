@@ -68,19 +68,37 @@ class Hooks:
         """
         try:
             outcome = hook(*args)
-        except SMTPError as error:
-            return error.reply
-        except Exception:
-            return self.failed(Failure(), hook)
+        except Exception as error:
+            return self.raised(error, hook)
+        return self.consented(outcome, hook, args[-1] if args else None, accepted, reply)
+
+    def raised(self, error: Exception, hook: Callable[..., Any]) -> Reply:
+        """Make a Reply of what a hook has just raised."""
+        return error.reply if isinstance(error, SMTPError) else self.failed(Failure(), hook)
+
+    def consented(
+        self,
+        outcome: Any,
+        hook: Callable[..., Any],
+        subject: Any,
+        accepted: Callable[[Any], object] | None,
+        reply: Reply,
+    ) -> Reply | Deferred[Reply]:
+        """
+        Settle what a hook gave.
+
+        :param accepted: called with *subject* if the hook consents, before the reply.
+        :returns: as :meth:`ask`.
+        """
         if outcome is None:
             if accepted is not None:
-                accepted(args[-1])
+                accepted(subject)
             return reply
 
         def answer(value: Any) -> Reply:
             given = self.judge(value, hook) or reply
             if accepted is not None and given.positive:
-                accepted(args[-1])
+                accepted(subject)
             return given
 
         return self._later(outcome, answer)

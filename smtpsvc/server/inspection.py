@@ -63,12 +63,12 @@ class Inspection:
         :returns: a refusal, or None.
         """
         # Either takes less than it takes to make an object that knows more.
+        if content.find(_END, 0, self._plain + 3) >= 0:
+            receiver.inspect = None
+            return None
         if len(content) < self._small and content.count(b"\n") <= self._few:
             receiver.beginning = content
             receiver.inspect = self._go_on
-            return None
-        if 0 <= content.find(_END) < self._plain:
-            receiver.inspect = None
             return None
         text = _Text(self.limits)
         receiver.inspect = text.go_on

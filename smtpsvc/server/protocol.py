@@ -24,6 +24,7 @@ from smtpsvc.server.channel import (
     PARTING,
     PROMPT,
     SECURING,
+    TURN,
     WAITING,
 )
 from smtpsvc.server.conversation import Conversation
@@ -36,8 +37,6 @@ from smtpsvc.values import Peer
 if TYPE_CHECKING:
     from smtpsvc.server.factory import SMTPFactory
 
-#: After so many replies to pipelined commands the other connections have their turn.
-_TURN: Final = 256
 #: A client that does not read its replies has about so much of them in memory.
 _UNSENT: Final = 64 * KIB
 #: What is kept of a client for the next read is counted if it is more than a line or two.
@@ -62,15 +61,6 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
 
     #: For whom the connection counts, or None.
     client: str | None = None
-    #: Bytes of content so far.
-    octets = 0
-    # As many at the last progress.
-    _progress = 0
-    # What of the client is counted in the budget, and of that what was left by the last read.
-    _counted = 0
-    _kept = 0
-    #: Why the client is not read, as bits of ``channel.BY_*``; 0 if it is.
-    paused = 0
     factory: SMTPFactory
     # An ITCPTransport, a TLS one or a test's: an IPushProducer and IConsumer in any case.
     transport: Any
@@ -82,6 +72,15 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         self.conversation = Conversation(self, factory, peer)
         #: When the client last got on, by the sweep's clock.
         self.since = 0.0
+        #: Why the client is not read, as bits of ``channel.BY_*``; 0 if it is.
+        self.paused = 0
+        #: Bytes of content so far.
+        self.octets = 0
+        # As many at the last progress.
+        self._progress = 0
+        # What of the client is counted in the budget, and of that what was left by the last read.
+        self._counted = 0
+        self._kept = 0
         # What has been read and not been taken.
         self._buffer = b""
         # Pieces that have come while nothing could be read, and their bytes together.
@@ -244,47 +243,37 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         if mode is WAITING:
             self._settle(self._buffer, 0, False)
             return
-        buffer = self._buffer
-        if self._gathered:
-            buffer = self.take_unread()
+        buffer = self.take_unread() if self._gathered else self._buffer
         held = self.paused & BY_READ_AHEAD
-        self.paused &= ~BY_READ_AHEAD
+        if held:
+            self.paused &= ~BY_READ_AHEAD
         start = 0
+        size = len(buffer)
         # Where the first content of this read began; -1 for none.
         content = -1
         out = self.out
-        turn = _TURN
-        find = buffer.find
-        line_received = conversation.line_received
-        limit = self.factory.settings.limits.line_length
-        while not self.paused:
+        while start < size and not self.paused:
             mode = conversation.mode
             if mode is LINES and not self._skipping:
-                end = find(b"\r\n", start)
-                if end < 0:
-                    break
-                line = buffer[start:end]
-                if len(line) > limit - 2 or line.translate(None, BARE) != line:
-                    start = self._odd_line(buffer, start, end)
-                    continue
-                start = end + 2
-                line_received(line)
-                if len(out) >= turn and not self.paused:
+                taken = conversation.lines_received(buffer, start)
+                if taken == start:
+                    end = buffer.find(b"\r\n", start)
+                    if end < 0:
+                        break
+                    taken = self._line(buffer, start, end)
+                start = taken
+                if len(out) >= TURN and not self.paused:
                     self.hold(BY_TURN)
                     self.factory.go_on_later(self)
             elif mode is CONTENT:
-                if start == len(buffer):
-                    break
                 if content < 0:
                     content = start
                 start = self._content(buffer, start)
             elif mode is LINES or mode is PROMPT:
-                end = find(b"\r\n", start)
+                end = buffer.find(b"\r\n", start)
                 if end < 0:
                     break
                 start = self._odd_line(buffer, start, end)
-            elif mode is PARTING:
-                conversation.part()
             else:
                 break
         if conversation.mode is PARTING:
@@ -293,7 +282,26 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
         if start and content:
             # A command was taken whole. Of content each piece says for itself whether it is progress.
             self.since = self.factory.sweep.now
+        mode = conversation.mode
+        if start == size and (mode is LINES or mode is CONTENT) and not (held or self._kept or self._ended):
+            # So it is nearly always: everything was taken, and there is something to say.
+            self._buffer = b""
+            if out:
+                self._send()
+            return
         self._settle(buffer, start, bool(held))
+
+    def _line(self, buffer: bytes, start: int, end: int) -> int:
+        """
+        Take a whole line that is not known.
+
+        :returns: the offset behind its CRLF.
+        """
+        line = buffer[start:end]
+        if len(line) > self.factory.settings.limits.line_length - 2 or line.translate(None, BARE) != line:
+            return self._odd_line(buffer, start, end)
+        self.conversation.line_received(line)
+        return end + 2
 
     def _settle(self, buffer: bytes, start: int, held: bool) -> None:
         """
@@ -330,8 +338,10 @@ class SMTPProtocol(Securing, Timed, OddLines, Protocol):
 
     def _content(self, buffer: bytes, start: int) -> int:
         """Give content to the conversation, and see whether the client gets on."""
-        end = self.conversation.content_received(buffer, start)
-        self.octets = octets = self.octets + end - start
+        receiver = self.conversation.receiver
+        assert receiver is not None
+        end = receiver.feed(buffer, start)
+        octets = self.octets = self.octets + end - start
         if octets - self._progress >= _PROGRESS or buffer.find(b"\n", start, end) >= 0:
             self._progress = octets
             self.since = self.factory.sweep.now

@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar import replies
-from smtpsvc.grammar.content import Damage, DotDecoder
+from smtpsvc.grammar.content import Damage
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.grammar.trace import Received, date_time, with_protocol
 from smtpsvc.interfaces import IDelivery
@@ -20,7 +20,6 @@ from smtpsvc.server.budget import Held
 from smtpsvc.server.channel import CLOSED
 from smtpsvc.server.outcomes import deferred_of
 from smtpsvc.server.results import Ending
-from smtpsvc.settings import BareNewline
 from smtpsvc.values import Body
 
 if TYPE_CHECKING:
@@ -44,6 +43,10 @@ def data(conversation: Conversation, _: None) -> Any:
         delivery = conversation.session.data(envelope)
     except Exception:
         delivery = Failure()
+    if type(delivery) in conversation.factory.deliveries and conversation.mode is not CLOSED:
+        # As in _begin, for a delivery of a kind that came before.
+        conversation.receive(Receiver(conversation, delivery, conversation.tables.decoder()))
+        return replies.START_MAIL
     deferred = deferred_of(delivery)
     if deferred is None:
         return _begin(conversation, delivery)
@@ -59,8 +62,7 @@ def _begin(conversation: Conversation, delivery: Any) -> Reply:
         # The connection was lost within the hook.
         abort_late(conversation, delivery)
         return replies.START_MAIL
-    normalize = conversation.settings.bare_newline is BareNewline.NORMALIZE
-    conversation.receive(Receiver(conversation, delivery, DotDecoder(normalize=normalize)))
+    conversation.receive(Receiver(conversation, delivery, conversation.tables.decoder()))
     return replies.START_MAIL
 
 
@@ -89,6 +91,7 @@ def check_delivery(conversation: Conversation, delivery: Any) -> Reply | None:
         conversation.factory.verify(IDelivery, delivery)
     except Exception:
         return conversation.failed(Failure(), "data")
+    conversation.factory.deliveries.add(type(delivery))
     return None
 
 
@@ -119,18 +122,16 @@ class Receiver(Ending):
     :param decoder: takes content out of what arrives.
     """
 
-    __slots__ = ("beginning", "decoder", "delivery", "inspect", "limit", "refusal")
+    __slots__ = ("beginning", "decoder", "delivery", "inspect", "refusal")
 
     #: The first piece, while nothing is known of what follows it; set by the inspection.
     beginning: bytes
 
     def __init__(self, conversation: Conversation, delivery: Any, decoder: Decoder) -> None:
-        assert conversation.envelope is not None
         self.conversation = conversation
-        self.envelope = conversation.envelope
+        self.envelope = conversation.envelope  # type: ignore[assignment]
         self.delivery = delivery
         self.decoder = decoder
-        self.limit = conversation.settings.limits.message_size
         #: Looks at the next piece for what the limits forbid, or None. May use ``beginning``.
         self.inspect: Callable[[Receiver, bytes], Reply | None] | None = conversation.tables.inspect
         #: Bytes of content so far, dots undone, without the trace header.
@@ -154,7 +155,8 @@ class Receiver(Ending):
             elif self.decoder.damaged:
                 self.refuse(self.damage())
         if end < 0:
-            self.conversation.spare_memory()
+            if self.conversation.factory.budget.full:
+                self.conversation.spare_memory()
             return len(data)
         self.end()
         return end
@@ -178,7 +180,8 @@ class Receiver(Ending):
         """Give content to the delivery; None if it goes on at once, else what to settle."""
         first = not self.size
         self.size += len(content)
-        if self.limit and self.size > self.limit:
+        tables = self.conversation.tables
+        if self.size > tables.largest:
             self.refuse(replies.TOO_BIG)
             return None
         if self.inspect is not None:
@@ -186,7 +189,7 @@ class Receiver(Ending):
             if refusal is not None:
                 self.refuse(refusal)
                 return None
-        if first:
+        if first and tables.settings.add_received:
             content = self._trace() + content
         try:
             outcome = self.delivery.write(content)
@@ -218,18 +221,16 @@ class Receiver(Ending):
         self.conversation.background(delivery.abort, Failure(SMTPError(reply)))
 
     def _trace(self) -> bytes:
+        """Make the trace header of the message."""
         conversation = self.conversation
-        settings = conversation.settings
-        if not settings.add_received:
-            return b""
         envelope = self.envelope
         received = conversation.trace
-        if received is None or envelope.utf8:
+        if received is None or (envelope.mail_params and envelope.utf8):
             peer, secure = conversation.peer, conversation.secure
             received = Received(
                 helo=peer.helo,
                 host=peer.host,
-                by=settings.hostname,
+                by=conversation.settings.hostname,
                 protocol=with_protocol(
                     lmtp=conversation.tables.lmtp,
                     extended=conversation.extended,
@@ -247,22 +248,21 @@ class Receiver(Ending):
 
     def end(self) -> None:
         """The content is complete."""
-        if self.refusal is None and not self.size:
+        if not self.size and self.refusal is None and self.conversation.settings.add_received:
             # An empty message is a message: it has its trace header, and was never written.
-            trace = self._trace()
-            if trace:
-                try:
-                    outcome = self.delivery.write(trace)
-                except Exception:
-                    outcome = Failure()
-                self.conversation.settle(outcome, self._complete)
-                return
+            try:
+                outcome = self.delivery.write(self._trace())
+            except Exception:
+                outcome = Failure()
+            self.conversation.settle(outcome, self._complete)
+            return
         self._complete(None)
 
     def _complete(self, value: Any) -> None:
         """The content is complete, and the last write was settled."""
         conversation = self.conversation
-        self._written(value, False)
+        if value is not None:
+            self._written(value, False)
         if conversation.mode is CLOSED:
             # The connection was lost within the last write.
             return

@@ -42,6 +42,9 @@ class Ending:
             outcome = delivery.finish()
         except Exception:
             outcome = Failure()
+        if outcome is None:
+            self.conclude(None)
+            return
         self.conversation.settle(outcome, self._finished, late=self._finished_late, hook="finish")
 
     def _finished(self, value: Any) -> None:
@@ -70,7 +73,7 @@ class Ending:
     def conclude(self, value: Any) -> None:
         """One outcome stands for all recipients: end the transaction, then say so."""
         conversation = self.conversation
-        reply = conversation.judge(value, "finish")
+        reply = None if value is None else conversation.judge(value, "finish")
         if reply is None:
             reply = replies.taken(self.envelope.id)
         elif reply is replies.HOOK_TIMED_OUT and conversation.tables.lmtp:

@@ -247,6 +247,7 @@ def bar(conversation: Conversation, reply: Reply) -> None:
         return replace(verb, allowed=int(ANY), parse=bytes, proceed=proceed, refused=verb.refused and verb.refuse)
 
     tables: Tables = copy(conversation.tables)
+    tables.commands = {}
     tables.verbs = {name: verb if name == b"QUIT" else barred(verb) for name, verb in tables.verbs.items()}
     conversation.tables = tables
 

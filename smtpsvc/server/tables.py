@@ -7,13 +7,16 @@ once for each kind of client.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from smtpsvc.extensions import Extension
 from smtpsvc.extensions.offer import offered
 from smtpsvc.grammar import replies
+from smtpsvc.grammar.content import DotDecoder
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import ANY, State, out_of_sequence
 from smtpsvc.interfaces import Check, Guard, IBackend, IExtension, IGreeting, IStorage, IVerifier
@@ -21,12 +24,17 @@ from smtpsvc.server.faults import HELLO, JUNK, count_hello, count_junk
 from smtpsvc.server.inspection import Inspection
 from smtpsvc.server.space import SpaceGuard
 from smtpsvc.server.verbs import Verb, core_verbs
-from smtpsvc.settings import Role, Settings
+from smtpsvc.settings import BareNewline, Role, Settings
 from smtpsvc.values import Envelope, Peer, Recipient
 
 if TYPE_CHECKING:
     from smtpsvc.grammar.params import Parser
     from smtpsvc.server.conversation import Conversation
+
+
+#: So many command lines are kept, about; and none that is longer.
+_MOST_KEPT: Final = 1024
+_LONGEST_KEPT: Final = 340
 
 
 class Tables:
@@ -73,7 +81,16 @@ class Tables:
             for name, verb in self._guarded(self._checked(named)).items()
         }
 
+        #: Command lines that came before: where each is allowed, what it does with what; see :meth:`remember`.
+        self.commands: dict[bytes, tuple[int, Callable[..., Any], Any, Verb]] = {}
+
         inspection = Inspection(settings.limits)
+        #: Takes a message out of what comes behind DATA; called for each.
+        self.decoder: Callable[[], DotDecoder] = DotDecoder
+        if settings.bare_newline is BareNewline.NORMALIZE:
+            self.decoder = partial(DotDecoder, normalize=True)
+        #: How large a message may be; infinite if there is no limit.
+        self.largest: float = settings.limits.message_size or math.inf
         #: Looks at the first piece of a message; None if there is nothing to look for.
         self.inspect = inspection.begin if inspection.needed else None
 
@@ -126,6 +143,21 @@ class Tables:
                 if guard is not None:
                     rows[name] = _guarded(rows[name], guard)
         return rows
+
+    def remember(self, line: bytes, verb: Verb, value: Any) -> None:
+        """
+        Keep what a command line means, if it is one that comes again.
+
+        Few lines make most of a server's work: to know one takes 0.1 µs, to understand it up to 3. A line with
+        a parameter is not kept, so what is kept is immutable; and it is bounded in number and size.
+
+        :param line: was found to be whole, and of that verb.
+        """
+        if not verb.memorable or len(line) > _LONGEST_KEPT or line.count(b" ") > 1:
+            return
+        if len(self.commands) >= _MOST_KEPT:
+            self.commands.clear()
+        self.commands[line] = verb.allowed, verb.proceed, value, verb
 
     def check_mail(self, conversation: Conversation, envelope: Envelope) -> Reply | None:
         """Ask the extensions whose parameters a MAIL has, each once; the first refusal wins."""

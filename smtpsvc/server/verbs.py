@@ -42,6 +42,10 @@ ASK_IN_UTF8: Final = Reply(252, "The answer needs UTF-8, ask again with the SMTP
 NO_UTF8: Final = Reply(504, "The SMTPUTF8 parameter is not offered", "5.5.4")
 
 
+# The verbs of a message. What stands behind others comes once.
+_MEMORABLE: Final = frozenset({"MAIL", "RCPT", "DATA", "RSET", "QUIT"})
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """
@@ -55,6 +59,8 @@ class Verb:
     :param plain: its replies carry no enhanced status code (RFC 2034 §4).
     :param listed: HELP names it.
     :param name: filled in by the factory.
+    :param memorable: its *parse* depends on the octets alone, and what it gives for a line without
+        parameters is immutable: so for a line that comes again it is not called again.
     :param refused: for a verb that brings octets of its own, which nobody may take for commands: called with
         the conversation, the value and the reply when the command is refused before its *proceed*, and gives
         what *proceed* may give. Its *parse* raises nothing but :class:`~smtpsvc.grammar.replies.SMTPError`.
@@ -67,6 +73,7 @@ class Verb:
     listed: bool = True
     name: str = ""
     refused: Callable[[Any, Any, Reply], Any] | None = None
+    memorable: bool = False
 
     def refuse(self, conversation: Conversation, argument: bytes, reply: Reply) -> Any:
         """
@@ -86,65 +93,82 @@ class Verb:
 def hello(conversation: Conversation, name: str, *, extended: bool) -> Any:
     """EHLO, HELO and LHLO: ask the session; on consent begin anew and announce (RFC 5321 §4.1.1.1)."""
 
-    def accepted(reply: Reply) -> Any:
-        if not reply.positive:
-            # RFC 5321 §4.1.4: a refused greeting leaves everything as it was.
-            return reply
-        # Made first: a hook or an extension that breaks here greets nobody.
-        welcome = conversation.tables.welcome(conversation, extended)
-        pending = None if conversation.state is State.CONNECTED else conversation.begin_again()
-        return begin(welcome) if pending is None else pending.addCallback(lambda _: begin(welcome))
+    answer = conversation.ask(conversation.session.helo, name)
+    if isinstance(answer, Reply):
+        return _welcome(conversation, name, extended, answer)
+    return answer.addCallback(partial(_welcome, conversation, name, extended))
 
-    def begin(welcome: Reply) -> Reply:
+
+def _welcome(conversation: Conversation, name: str, extended: bool, reply: Reply) -> Any:
+    """Begin anew, if the session has consented to a greeting."""
+    if not reply.positive:
+        # RFC 5321 §4.1.4: a refused greeting leaves everything as it was.
+        return reply
+    # Made first: a hook or an extension that breaks here greets nobody.
+    welcome = conversation.tables.welcome(conversation, extended)
+
+    def begin(_: None) -> Reply:
         conversation.greeted(name, extended)
         return welcome
 
-    answer = conversation.ask(conversation.session.helo, name)
-    return accepted(answer) if isinstance(answer, Reply) else answer.addCallback(accepted)
+    pending = conversation.begin_again() if conversation.was_greeted else None
+    return begin(None) if pending is None else pending.addCallback(begin)
 
 
 def mail(conversation: Conversation, path: Path) -> Any:
     """MAIL: open a transaction (RFC 5321 §4.1.1.2)."""
-    params = path.params
+    address, params, ascii = path
     if params and not conversation.extended:
         return replies.PARAMETERS_NEED_EHLO
-    if not path.ascii and "SMTPUTF8" not in params:
+    if not ascii and "SMTPUTF8" not in params:
         return replies.SENDER_NOT_ASCII
-    envelope = Envelope(conversation.new_id(), conversation.peer, path.address, params, conversation.role)
-    forwarded = conversation.peer.forwarded
-    if forwarded is not None:
-        envelope.forwarded = forwarded
+    peer = conversation.peer
+    envelope = Envelope(conversation.factory.new_id(), peer, address, params, conversation.tables.role)
+    if peer.forwarded is not None:
+        envelope.forwarded = peer.forwarded
     if params:
         refusal = conversation.tables.check_mail(conversation, envelope)
         if refusal is not None:
             return refusal
-    return conversation.ask(
-        conversation.session.mail, envelope, accepted=conversation.open_transaction, reply=replies.SENDER_OK
-    )
+    session = conversation.session
+    try:
+        outcome = session.mail(envelope)
+    except Exception as error:
+        return conversation.raised(error, session.mail)
+    if outcome is None:
+        conversation.open_transaction(envelope)
+        return replies.SENDER_OK
+    return conversation.consented(outcome, session.mail, envelope, conversation.open_transaction, replies.SENDER_OK)
 
 
 def rcpt(conversation: Conversation, path: Path) -> Any:
     """RCPT: add a recipient (RFC 5321 §4.1.1.3)."""
     envelope = conversation.envelope
     assert envelope is not None
-    params = path.params
+    address, params, ascii = path
     if params and not conversation.extended:
         return replies.PARAMETERS_NEED_EHLO
-    if not path.ascii and not envelope.utf8:
+    if not ascii and not envelope.utf8:
         return replies.RECIPIENT_NOT_ASCII
     if len(envelope.recipients) >= conversation.tables.max_recipients:
         # RFC 5321 §4.5.3.1.10: 452, so that the client sends the rest in another transaction.
         full = conversation.tables.full(envelope)
         if full is not None:
             return full
-    recipient = Recipient(path.address, params)
+    recipient = Recipient(address, params)
     if params:
         refusal = conversation.tables.check_rcpt(conversation, envelope, recipient)
         if refusal is not None:
             return refusal
-    return conversation.ask(
-        conversation.session.rcpt, envelope, recipient, accepted=conversation.add_recipient, reply=replies.RECIPIENT_OK
-    )
+    session = conversation.session
+    try:
+        outcome = session.rcpt(envelope, recipient)
+    except Exception as error:
+        return conversation.raised(error, session.rcpt)
+    if outcome is None:
+        conversation.add_recipient(recipient)
+        return replies.RECIPIENT_OK
+    return conversation.consented(outcome, session.rcpt, recipient, conversation.add_recipient, replies.RECIPIENT_OK)
 
 
 def rset(conversation: Conversation, _: None) -> Any:
@@ -229,8 +253,13 @@ def core_verbs(
         "EXPN": (parse_verify, expn),
         "HELP": (parse_optional_text, help),
     }
-    verbs = {name: Verb(ALLOWED[name], parse, proceed) for name, (parse, proceed) in rows.items()}
+    verbs = {
+        name: Verb(ALLOWED[name], parse, proceed, memorable=name in _MEMORABLE)
+        for name, (parse, proceed) in rows.items()
+    }
     for name, extended in {"LHLO": True}.items() if lmtp else {"EHLO": True, "HELO": False}.items():
-        verbs[name] = Verb(ALLOWED["EHLO"], parse_name, partial(hello, extended=extended), plain=True)
+        verbs[name] = Verb(
+            ALLOWED["EHLO"], parse_name, partial(hello, extended=extended), plain=True, memorable=True
+        )
     verbs.update((name, Verb(ANY, bytes, not_served, listed=False)) for name in NOT_SERVED)
     return verbs
