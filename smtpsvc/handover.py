@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
@@ -130,6 +131,15 @@ class HeldPorts(_StandIn):
         #: How TCP is served in the end: as ``--transport`` says.
         self.transport = DIRECT
         self._open: list[tuple[Key, Any]] = []
+
+    def close(self) -> Deferred[None]:
+        """
+        Close all ports; the reactor does not do so at its end, as it does with ports of its own.
+
+        :returns: fires when they are closed.
+        """
+        closing = [maybeDeferred(port.stopListening) for _, port in self._open if port.connected]
+        return gatherResults(closing).addCallback(lambda _: None)
 
     def forget(self) -> None:
         """In a process that was forked: close the sockets, and leave all else to the parent."""

@@ -16,19 +16,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from twisted.application.service import IService
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
 from smtpsvc.direct import listening_reactor
+from smtpsvc.events import EventMonitor
 from smtpsvc.forker import Forker
 from smtpsvc.handover import HeldPorts, use_again
+from smtpsvc.interfaces import IMonitor
 from smtpsvc.launch import LaunchedService, Plan, StartError, one_sentence, say
 from smtpsvc.listeners import ListenError
 from smtpsvc.server.deadlines import MonotonicClock
 from smtpsvc.server.shared import Shared
 from smtpsvc.service import Binding
 from smtpsvc.settings import MIB, Settings
+from smtpsvc.watching import Watching
 from smtpsvc.worker import Worker
+from smtpsvc.workerlog import MARK, EventPipe, Marked
 from smtpsvc.workers import Workers, WorkersError
 
 #: What the parent asks when all listen.
@@ -46,8 +53,9 @@ class ParentService(LaunchedService):
     def __init__(self, plan: Plan, ports: HeldPorts) -> None:
         super().__init__(plan)
         # They are for the workers to start.
-        for part in tuple(self):
-            part.disownServiceParent()
+        for part in (plan.backend, plan.certificates):
+            if IService.providedBy(part) and part.parent is not None:
+                part.disownServiceParent()
         self._ports = ports
         self._certified = plan.certificates is None
         self._forker: Forker | None = None
@@ -77,7 +85,7 @@ class ParentService(LaunchedService):
         super().startService()
         from twisted.internet import reactor
 
-        self._forker = Forker(reactor, self._work, forget=self._ports.forget, lost=self._helper_lost)
+        self._forker = Forker(reactor, self._work, forget=self._forget, lost=self._helper_lost)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -106,10 +114,29 @@ class ParentService(LaunchedService):
             return
         forker.watch()
         grace = self.plan.settings.limits.grace
-        workers = Workers((sys.executable,), self.plan.workers, self._ports, reactor=forker, grace=grace)
+        workers = Workers(
+            (sys.executable,), self.plan.workers, self._ports, reactor=forker, grace=grace, publish=self._publish
+        )
         self.workers = workers
         workers.listening.addCallback(lambda _: workers.ask(_START)).addCallbacks(self._all_listen, self._failed)
         workers.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def _forget(self) -> None:
+        """In another process: close what is the parent's to listen on, such as where metrics are served."""
+        from twisted.internet import reactor
+
+        self._ports.forget()
+        every: Any = reactor
+        for reader in every.getReaders():
+            if isinstance(reader, tcp.Port):
+                reader.socket.close()
+
+    def _publish(self, event: Any) -> None:
+        json_log = self.plan.watching.json_log
+        if event.pop(MARK, False) and json_log is not None:
+            json_log(event)
+        else:
+            globalLogPublisher(event)
 
     def _work(self, descriptors: Mapping[int, int]) -> None:
         """Be a worker; this is another process."""
@@ -124,7 +151,7 @@ class ParentService(LaunchedService):
         settings = share(self.plan.settings, self.plan.workers)
         shared = Shared(settings, MonotonicClock(running), worker.tally)
         try:
-            plan = replace(self.plan, settings=settings, shared=shared)
+            plan = replace(self.plan, settings=settings, shared=shared, watching=_Told(self.plan.watching))
             worker.serve(WorkerService(plan, worker), privileged=False)
         except (StartError, ValueError) as error:
             os.write(2, f"smtpsvc: {error}\n".encode("utf-8", "backslashreplace"))
@@ -139,7 +166,11 @@ class ParentService(LaunchedService):
 
     def start_lines(self) -> list[str]:
         """Say what a worker would say, and how many there are."""
-        first, *others = self._words[0] or super().start_lines()
+        if self._words[0]:
+            lines = [*self._words[0], *self.plan.watching.start_lines()]
+        else:
+            lines = super().start_lines()
+        first, *others = lines
         return [f"{first}; {self.plan.workers} workers serve", *others]
 
     def warnings(self) -> list[str]:
@@ -164,7 +195,8 @@ class ParentService(LaunchedService):
         stop.stop()
 
     def reload(self) -> None:
-        """Have the workers read anew what SIGHUP reads anew."""
+        """Have the workers read anew what SIGHUP reads anew, and open the log anew."""
+        self.plan.watching.reload()
         if self.workers is not None:
             self.workers.reload()
 
@@ -179,6 +211,27 @@ class ParentService(LaunchedService):
         if len(self._ports.sockets()) == before:
             # Else the parent would serve its clients, without a backend.
             raise ListenError(f"{binding.endpoint.name}: its port cannot be shared by --workers; leave one away")
+
+
+class _Told(Watching):
+    """
+    What watches the service in a worker; what it sees goes to the parent, which writes and serves it.
+
+    :param behind: what the parent has.
+    """
+
+    def __init__(self, behind: Watching) -> None:
+        super().__init__()
+        self.metrics = behind.metrics
+        self._told = behind.json_log is not None
+
+    @property
+    def monitors(self) -> list[IMonitor]:
+        """What is to watch the service."""
+        found = super().monitors
+        if self._told:
+            found.append(EventMonitor(Logger(namespace="smtpsvc", observer=Marked(EventPipe(1)))))
+        return found
 
 
 class WorkerService(LaunchedService):

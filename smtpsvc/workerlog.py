@@ -29,6 +29,9 @@ from zope.interface import implementer
 #: The longest line, in bytes; of a longer one the rest is dropped.
 MOST: Final = 8 * 1024 * 1024
 
+#: The field of an event that was marked.
+MARK: Final = "smtpsvc_marked"
+
 _SEPARATOR: Final = b"\x1e"
 #: The field that has the words of a failure's exception, on the way.
 _SAYS: Final = "failure_says"
@@ -117,6 +120,22 @@ class Lines:
 
     def _take(self, data: bytes) -> None:
         self._buffer += data[: self._most - len(self._buffer)]
+
+
+@implementer(ILogObserver)
+class Marked:
+    """
+    In a worker: an observer that marks events for a log of their own, as the one in JSON.
+
+    :param pipe: gets them.
+    """
+
+    def __init__(self, pipe: EventPipe) -> None:
+        self._pipe = pipe
+
+    def __call__(self, event: LogEvent) -> None:
+        """Mark an event, and write it."""
+        self._pipe({**event, MARK: True})
 
 
 def log_line(worker: int, line: bytes, publish: Callable[[Any], object] = globalLogPublisher) -> None:

@@ -33,6 +33,9 @@ log = Logger(namespace="smtpsvc")
 class Owner(Protocol):
     """What a process knows of those that started it."""
 
+    #: Is given what it has logged.
+    publish: Callable[[Any], object]
+
     def later(self, seconds: float, function: Callable[..., object], *arguments: object) -> IDelayedCall:
         """Call something later."""
 
@@ -135,7 +138,7 @@ class WorkerProcess(ProcessProtocol):
         if line.startswith(b"smtpsvc: "):
             self.words = line[len(b"smtpsvc: ") :][:_WORDS].decode("utf-8", "backslashreplace")
         else:
-            log_line(self.number, line)
+            log_line(self.number, line, self._owner.publish)
 
 
 def _how(error: BaseException | None) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogPublisher
 
 from smtpsvc.frames import Frame
 from smtpsvc.handover import HeldPorts
@@ -78,6 +78,7 @@ class Workers(Service):
     :param reactor: starts processes and schedules.
     :param grace: a worker has so many seconds for its end, and :data:`LATE` more before it is killed.
     :param environment: of the processes; this process's own if None.
+    :param publish: is given each event that they log.
     """
 
     def __init__(
@@ -89,9 +90,11 @@ class Workers(Service):
         reactor: Any,
         grace: float = 30.0,
         environment: Mapping[str, str] | None = None,
+        publish: Callable[[Any], object] = globalLogPublisher,
     ) -> None:
         self.command = tuple(command)
         self.count = count
+        self.publish = publish
         #: Fires when each worker has listened once; fails with :class:`WorkersError` if none ever does.
         self.listening: Deferred[None] = Deferred()
         self._ports = ports

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import pair
 from tests.hooks import MAIL, RCPT
-from tests.live import PATIENCE, Server, until
+from tests.live import PATIENCE, ROOT, Server, until
 from tests.test_twistd import FOREGROUND, ProcessTestCase, is_running, ports_in, send, wait_for
 
 
@@ -410,3 +410,38 @@ class DaemonTests(ProcessTestCase):
             for _ in range(4):
                 send(ours.getsockname()[1])
             self.assertNotIn("Traceback", self.log.read_text())
+
+
+class ProgramTests(ProcessTestCase):
+    """A program of one's own, whose workers are programs too."""
+
+    def test_program(self) -> None:
+        """They serve, answer, are started again, and end with it; the socket's path is the parent's."""
+        command = [sys.executable, "-m", "tests.joining", str(self.home)]
+        with self.log.open("w") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        wait_for(lambda: (self.home / "port").exists() or process.poll() is not None, "the port")
+        self.assertIn("answers: 1 2\n", self.log.read_text())
+        port = int((self.home / "port").read_text())
+        send(port)
+        before = children(process.pid)
+        os.kill(before[0], signal.SIGKILL)
+        send(port)
+        wait_for(lambda: len(children(process.pid)) == 2 and before[0] not in children(process.pid), "a new worker")
+        wait_for(lambda: "started again" in self.log.read_text(), "a line")
+        self.assertTrue((self.home / "socket").is_socket())
+        pids = children(process.pid)
+        process.terminate()
+        process.wait(PATIENCE)
+        for pid in pids:
+            wait_for(lambda pid=pid: not is_running(pid), "the end of a worker")
+        self.assertFalse((self.home / "socket").exists())
+        self.assertNotIn("Traceback", self.log.read_text())
+
+    def test_alone(self) -> None:
+        """A worker that nobody has started says so."""
+        code, _, err = self.run_through(sys.executable, "-m", "tests.joining", str(self.home), "worker")
+        self.assertEqual(code, 1)
+        self.assertIn("NoParentError: this is for a process that was started as a worker by its parent", err)
