@@ -85,8 +85,13 @@ class OfferTests(TLSTestCase):
         self.assertEqual([(reply.code, reply.enhanced) for reply in wire.replies], [(454, "4.7.0"), (250, "2.0.0")])
 
     def test_help(self) -> None:
-        """HELP names it."""
-        self.assertIn("STARTTLS", connect().say("HELP").last_reply.text)
+        """HELP names it where EHLO shows it: not without a certificate, and not under TLS."""
+        wire = connect()
+        self.assertIn("STARTTLS", wire.say("HELP").last_reply.text)
+        wire.say("STARTTLS")
+        wire.secure().say("EHLO client.example")
+        self.assertNotIn("STARTTLS", wire.say("HELP").last_reply.text)
+        self.assertNotIn("STARTTLS", connect_plain().say("HELP").last_reply.text)
 
 
 class BeginTests(TLSTestCase):

@@ -121,8 +121,11 @@ class RowTests(SynchronousTestCase):
         self.assertEqual({type(row.allowed) for row in tables(Other(verbs={"XV": verb()})).verbs.values()}, {int})
 
     def test_help(self) -> None:
-        """HELP names the verbs of extensions too."""
-        self.assertIn("XV", tables(Other(verbs={"XV": verb()})).help.text.split())
+        """HELP names the verbs of extensions too, where EHLO shows these."""
+        for advertise, named in ((lambda conversation: "", True), (lambda conversation: None, False)):
+            other = Other(verbs={"XV": verb()}, advertise=advertise)
+            wire = Wire(clocked_factory(ScriptedBackend(), extensions=[other])[0])
+            self.assertEqual("XV" in wire.say("HELP").last_reply.text.split(), named)
 
     def test_keywords(self) -> None:
         """Keywords are upper case, and there also where they are not shown."""

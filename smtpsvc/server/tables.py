@@ -105,8 +105,9 @@ class Tables:
         if self.lmtp and banner.startswith("ESMTP "):
             banner = "L" + banner.removeprefix("ES")
         self.greeting = PlainReply(220, f"{settings.hostname} {banner}".rstrip())
-        served = [name for name, verb in named.items() if verb.listed]
-        self.help = Reply(214, f"Commands: {' '.join(sorted(served))}\nSee RFC 5321", "2.0.0")
+        # What HELP names: the verbs, each with the extension that must be shown to the client, if there is one.
+        owners = {name.upper(): each for each in self.extensions for name in each.verbs}
+        self._listed = [(name, owners.get(name)) for name, verb in sorted(named.items()) if verb.listed]
         self._hello = PlainReply(250, settings.hostname)
         self._welcomes: dict[tuple[Hashable, ...], Reply] = {}
         self._varies = any(extension.varies for extension in self.extensions)
@@ -206,6 +207,11 @@ class Tables:
         if reply is None:
             reply = self._welcomes[kind] = self._worded(self.announce(conversation, verifies))
         return reply
+
+    def help(self, conversation: Conversation) -> Reply:
+        """The reply to HELP: it names the verbs but those of extensions that EHLO does not show to this client."""
+        shown = [name for name, owner in self._listed if owner is None or owner.advertise(conversation) is not None]
+        return Reply(214, f"Commands: {' '.join(shown)}\nSee RFC 5321", "2.0.0")
 
     def announce(self, conversation: Conversation, verifies: bool) -> list[str]:
         """The keywords with their arguments that this client is shown."""

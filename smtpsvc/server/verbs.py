@@ -57,7 +57,7 @@ class Verb:
     :param proceed: takes the conversation and the value; gives an
         :data:`~smtpsvc.interfaces.Outcome`, of which None is 250.
     :param plain: its replies carry no enhanced status code (RFC 2034 §4).
-    :param listed: HELP names it.
+    :param listed: HELP names it; a verb of an extension only where EHLO shows that.
     :param name: filled in by the factory.
     :param memorable: its *parse* depends on the octets alone, and what it gives for a line without
         parameters is immutable: so for a line that comes again it is not called again.
@@ -191,7 +191,7 @@ def quit(conversation: Conversation, _: None) -> Reply:
 
 def help(conversation: Conversation, _: str) -> Reply:
     """HELP: name the verbs (RFC 5321 §4.1.1.8)."""
-    return conversation.tables.help
+    return conversation.tables.help(conversation)
 
 
 def vrfy(conversation: Conversation, query: Query) -> Any:
