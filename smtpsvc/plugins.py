@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from twisted.cred.strcred import ICheckerFactory
+from twisted.logger import Logger
 from twisted.plugin import IPlugin, getPlugins
 from zope.interface import Invalid, implementer, implementer_only
 from zope.interface.verify import verifyObject
@@ -42,6 +43,8 @@ from smtpsvc.interfaces import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = Logger(namespace="smtpsvc")
 
 
 @implementer(IPlugin, IBackendFactory)
@@ -105,8 +108,8 @@ def backend_factories(plugins: Iterable[Any] | None = None) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for plugin in getPlugins(IBackendFactory) if plugins is None else plugins:
-        name = getattr(plugin, "name", None)
-        if isinstance(name, str) and (name not in found or _is_ours(plugin)):
+        name = _name(plugin)
+        if name is not None and (name not in found or _is_ours(plugin)):
             found[name] = plugin
     return dict(sorted(found.items()))
 
@@ -216,7 +219,7 @@ def extension_factories(plugins: Iterable[Any] | None = None) -> dict[str, Any]:
     :returns: each :class:`~smtpsvc.interfaces.IExtensionFactory` by its name, in the order of names.
     """
     found = getPlugins(IExtensionFactory) if plugins is None else plugins
-    named = {plugin.name: plugin for plugin in found if isinstance(getattr(plugin, "name", None), str)}
+    named = {name: plugin for plugin in found if (name := _name(plugin)) is not None}
     return dict(sorted(named.items()))
 
 
@@ -283,23 +286,27 @@ def find_mechanisms(plugins: Iterable[Any] | None = None) -> list[Any]:
     """
     Make the SASL mechanisms: those that come with smtpsvc, the strongest first, and then those of others.
 
+    One of others that cannot be had is a line in the log, and is not offered: nobody has asked for it by name.
+
     :param plugins: objects to look through; None asks ``twisted.plugin``.
-    :raises ValueError: with a sentence, if one cannot be had.
     """
     from smtpsvc.sasl import default_mechanisms
 
     found: dict[str, Any] = {mechanism.name: mechanism for mechanism in default_mechanisms()}
     for factory in getPlugins(IMechanismFactory) if plugins is None else plugins:
-        if factory.name in found:
+        name = _name(factory)
+        if name in found:
             continue
         try:
+            if name is None:
+                raise ValueError(f"a {type(factory).__name__} has no name")
             mechanism = factory.make()
             verifyObject(ISASLMechanism, mechanism)
-        except Invalid as error:
-            raise ValueError(f"{factory.name} is no whole SASL mechanism: {one_line(error)}") from error
         except (Exception, SystemExit) as error:
-            raise ValueError(f"the SASL mechanism {factory.name} does not work: {describe_error(error)}") from error
-        found[factory.name] = mechanism
+            problem = one_line(error) if isinstance(error, Invalid) else describe_error(error)
+            log.warn("the SASL mechanism {name} is not offered: {problem}", name=name or "of a plugin", problem=problem)
+        else:
+            found[name] = mechanism
     return list(found.values())
 
 
@@ -346,6 +353,14 @@ class CheckerFactory:
 def _load(dotted: str) -> Any:
     module, _, name = dotted.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _name(plugin: Any) -> str | None:
+    """Give the name of anybody's plugin, or None if it has none."""
+    try:
+        return plugin.name if isinstance(plugin.name, str) else None
+    except Exception:
+        return None
 
 
 def describe_error(error: BaseException) -> str:

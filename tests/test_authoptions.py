@@ -8,6 +8,7 @@ import io
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -104,12 +105,29 @@ class FactoryTests(SynchronousTestCase):
         self.assertEqual([mechanism.name for mechanism in found[-2:]], ["ANONYMOUS", "X-MINE"])
 
     def test_broken_mechanism(self) -> None:
-        """One that cannot be had, or is none, is a sentence."""
-        for dotted, sentence in (
-            ("nowhere_at_all:Nothing", "the SASL mechanism X does not work: ModuleNotFoundError"),
-            ("builtins:dict", "X is no whole SASL mechanism"),
+        """One that cannot be had, or is none, is a line in the log; the others are offered."""
+
+        class Nameless:
+            @property
+            def name(self) -> str:
+                raise ZeroDivisionError
+
+        mine = MechanismFactory("X-MINE", "tests.test_authoptions:make_mine")
+        for broken, sentence in (
+            (MechanismFactory("X", "nowhere_at_all:Nothing"), "X is not offered: ModuleNotFoundError"),
+            (MechanismFactory("X", "builtins:dict"), "X is not offered: The object {} has failed to implement"),
+            (Nameless(), "of a plugin is not offered: ValueError: a Nameless has no name"),
+            (object(), "of a plugin is not offered: ValueError: a object has no name"),
         ):
-            self.assertRaisesRegex(ValueError, sentence, find_mechanisms, [MechanismFactory("X", dotted)])
+            with self.subTest(sentence):
+                events: list[Any] = []
+                observe = events.append
+                globalLogPublisher.addObserver(observe)
+                found = find_mechanisms([broken, mine])
+                globalLogPublisher.removeObserver(observe)
+                self.assertEqual(found[-1].name, "X-MINE")
+                (event,) = events
+                self.assertIn(f"the SASL mechanism {sentence}", formatEvent(event))
 
     def test_lazy(self) -> None:
         """A checker's plugin loads nothing before it is used."""
