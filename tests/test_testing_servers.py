@@ -35,7 +35,7 @@ from smtpsvc.testing import (
     drop,
     stall,
 )
-from tests.live import ROOT
+from tests.live import ROOT, need, run
 
 MAIL = "Subject: hello\r\n\r\ntext\r\n"
 #: Every way to be served.
@@ -83,6 +83,18 @@ class ThreadedTests(SynchronousTestCase):
                     client.starttls(context=ssl.create_default_context(cafile=server.ca_file))
         self.assertRaises(RuntimeError, lambda: server.ca_file)
         self.flushLoggedErrors()
+
+    def test_curl(self) -> None:
+        """A program that wants the authority in a file finds it there."""
+        curl = need("curl")
+        for tls, url in (("starttls", "smtp"), ("implicit", "smtps")):
+            with ThreadedServer(tls=tls) as server:
+                options = ("-sS", "--ssl-reqd", "--cacert", server.ca_file, "--mail-from", "a@x.example")
+                run(
+                    *(curl, *options, "--mail-rcpt", "b@y.example", "-T", "-", f"{url}://localhost:{server.port}"),
+                    input=MAIL.encode(),
+                )
+                self.assertEqual(server.messages[0].content, MAIL.encode())
 
     def test_again(self) -> None:
         """A server may be started many times, and leaves neither descriptors nor threads nor files."""
@@ -207,6 +219,21 @@ class ThreadedTests(SynchronousTestCase):
             "assert 'twisted.internet.reactor' not in sys.modules\n"
         )
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+    def test_select(self) -> None:
+        """On a system without epoll it is run by select."""
+        code = (
+            "import select\n"
+            "if hasattr(select, 'epoll'):\n"
+            "    del select.epoll\n"
+            "from smtpsvc.testing import ThreadedServer\n"
+            "from twisted.internet.selectreactor import SelectReactor\n"
+            "with ThreadedServer(tls='starttls') as server, server.connect() as client:\n"
+            "    client.sendmail('a@x.example', 'b@y.example', 'x')\n"
+            "    print(len(server.wait_for()), isinstance(server.reactor, SelectReactor))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=60)
+        self.assertEqual(done.stdout, b"1 True\n")
 
     def test_words(self) -> None:
         """A mode of TLS that does not exist is refused, and a server shows what it is."""
