@@ -464,6 +464,14 @@ class StartTests(SynchronousTestCase):
         self.patch(os, "access", lambda path, mode: not path.endswith("new"))
         self.assertRefused(self.backend(), "new/")
 
+    def test_no_files(self) -> None:
+        """--check finds that a file system keeps no files, where even root can make nothing; others are good."""
+        for path in ("/proc/x", "/sys/x/y"):
+            if os.path.isdir(os.path.dirname(path)):
+                error = self.assertRaises(ValueError, self.backend(path).check)
+                self.assertRegex(str(error), "keeps no files|cannot be written to")
+        self.backend(str(self.directory / "deep" / "down")).check()
+
     def test_two_file_systems(self) -> None:
         """A tmp/ on another file system, out of which nothing can be renamed, is found before mail comes."""
         self.directory.mkdir()

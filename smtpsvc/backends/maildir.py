@@ -328,6 +328,8 @@ class MaildirBackend(Backend, Service):
                 raise _unkept(directory, f"{path} is no directory")
             if not os.access(path, os.W_OK | os.X_OK):
                 raise _unkept(directory, f"{path} cannot be written to")
+            if not _keeps_files(path):
+                raise _unkept(directory, f"the file system of {path} keeps no files")
 
     def startService(self) -> None:
         """
@@ -367,6 +369,16 @@ class MaildirBackend(Backend, Service):
         probe = os.path.join(tmp, Names().make())
         self._system.close(self._system.open(probe))
         self._system.unlink(probe)
+
+
+def _keeps_files(directory: str) -> bool:
+    """Say no for /proc and the like, where root may write and can make nothing: they have no size, nor nameless files."""
+    try:
+        if not os.statvfs(directory).f_blocks:
+            os.close(os.open(directory, getattr(os, "O_TMPFILE", 0) | os.O_RDWR, 0o600))
+    except OSError:
+        return False
+    return True
 
 
 def _unkept(directory: str, reason: str | None) -> ValueError:
