@@ -715,7 +715,8 @@ class IMonitor(Interface):
         """
         A client has met a limit.
 
-        :param limit: the name of its option, such as ``"max-message-size"``; see :data:`smtpsvc.server.watch.LIMITS`.
+        :param limit: the name of its option, such as ``"max-message-size"``: one of
+            :data:`smtpsvc.server.watch.LIMITS` or :data:`~smtpsvc.server.watch.ACTING`.
         """
 
     def failed(peer: Peer, failure: Failure) -> None:

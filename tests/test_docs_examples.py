@@ -78,6 +78,14 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual(len(mail.bindings), 1)
 
 
+    def test_counted(self) -> None:
+        """The application of the page of monitoring has the pages for a part of the mail service."""
+        with on_path(EXAMPLES):
+            application = service.loadApplication(str(EXAMPLES / "counted.tac"), "python")
+        [mail] = service.IServiceCollection(application)
+        self.assertEqual([type(part).__name__ for part in mail], ["MetricsService"])
+
+
 class LiveTests(TestCase):
     """Examples as processes of their own."""
 

@@ -105,6 +105,30 @@ class ExtensionTable(Generated):
         return tables.extension_table(notes)
 
 
+class MetricTable(Generated):
+    """``metric-table``: what ``/metrics`` shows."""
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the table."""
+        return tables.metric_table()
+
+
+class LimitList(Generated):
+    """``limit-list``: the limits that monitors are told of."""
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the list."""
+        return tables.limit_list()
+
+
+class EventTable(Generated):
+    """``event-table``: the events of the log and their fields."""
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the table."""
+        return tables.event_table()
+
+
 class InterfaceList(Generated):
     """``interface-list:: module``: its zope interfaces."""
 
@@ -153,6 +177,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("option-list", OptionList)
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("extension-table", ExtensionTable)
+    app.add_directive("metric-table", MetricTable)
+    app.add_directive("limit-list", LimitList)
+    app.add_directive("event-table", EventTable)
     app.add_directive("interface-list", InterfaceList)
     app.add_directive("module-list", ModuleList)
     app.add_directive("public-names", PublicNames)

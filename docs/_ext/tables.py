@@ -22,10 +22,13 @@ from typing import Any
 from zope.interface.interface import InterfaceClass
 
 from smtpsvc import interfaces
+from smtpsvc.events import EVENTS
 from smtpsvc.extensions import defaults
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import ALLOWED, FOLLOWS, NOT_SERVED, State, out_of_sequence
+from smtpsvc.metrics.families import FAMILIES
+from smtpsvc.server.watch import ACTING, LIMITS
 from smtpsvc.settings import KIB, format_size
 
 Notes = Mapping[str, Sequence[str]]
@@ -237,6 +240,31 @@ def extension_table(notes: Notes) -> list[str]:
         )
     header = ["Keyword", "Source, status", "Default", "Parameters, verbs", "What it brings", "Who must ask"]
     return list_table(header, rows, "16 16 8 14 30 16")
+
+
+def metric_table() -> list[str]:
+    """List the metrics."""
+    rows = [
+        [f"``{each.name}``", each.kind, ", ".join(f"``{label}``" for label in each.labels), plain(each.help)]
+        for each in FAMILIES.values()
+    ]
+    return list_table(["Metric", "Kind", "Labels", "What it is"], rows, "34 10 18 38")
+
+
+def limit_list() -> list[str]:
+    """Name the values of the label ``limit``."""
+    names = ", ".join(f"``{name}``" for name in sorted({*LIMITS.values(), *ACTING}))
+    return [f"``limit`` is one of {names}.", ""]
+
+
+def event_table() -> list[str]:
+    """List the events and their fields; those that all have come first."""
+    common = set.intersection(*(set(fields) for fields in EVENTS.values()))
+    first = next(iter(EVENTS.values()))
+    rows = [["all", f"``{name}``", text] for name, text in first.items() if name in common]
+    for event, fields in EVENTS.items():
+        rows += [[f"``{event}``", f"``{name}``", text] for name, text in fields.items() if name not in common]
+    return list_table(["Event", "Field", "What it is"], rows, "12 20 68")
 
 
 def interface_list(module: str) -> list[str]:

@@ -29,9 +29,13 @@ POINTS: Final = (
     "connected", "secured", "replied", "login", "message", "waited", "limited", "failed", "disconnected",
 )  # fmt: skip
 
-#: The limits that a reply tells of, by the names of their options. Others are told of as they act: ``timeout``,
-#: ``data-timeout``, ``hook-timeout``, ``handshake-timeout``, ``proxy-timeout``, ``min-data-rate``,
-#: ``max-connections``, ``max-connections-per-client``.
+#: The limits that are told of as they act, by the names of their options.
+ACTING: Final = (
+    "timeout", "data-timeout", "hook-timeout", "handshake-timeout", "proxy-timeout", "min-data-rate",
+    "max-connections", "max-connections-per-client",
+)  # fmt: skip
+
+#: The limits that a reply tells of.
 LIMITS: Final = {
     replies.TOO_BIG: "max-message-size",
     replies.TOO_MANY_RECIPIENTS: "max-recipients",
