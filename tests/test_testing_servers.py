@@ -19,11 +19,13 @@ from unittest import TestCase as PlainTestCase
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import Certificate
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from smtpsvc import Backend, IBackend, Role, Settings, on_message
+from smtpsvc.client import connect
 from smtpsvc.current import current_reactor
 from smtpsvc.testing import (
     LocalServer,
@@ -205,6 +207,20 @@ class ThreadedTests(SynchronousTestCase):
         with ThreadedServer(backend, settings=Settings(hostname="mx.example")) as server:
             deliver(server)
         self.assertGreater(sizes[0], len(MAIL))
+
+    def test_client(self) -> None:
+        """A backend may send mail on from the server's thread, under TLS too, as a relay does."""
+        for tls, mode in (("", "none"), ("starttls", "required"), ("implicit", "implicit")):
+            with self.subTest(tls=tls), ThreadedServer(tls=tls) as last, ThreadedServer() as first:
+
+                async def relay(last: ThreadedServer = last, mode: str = mode) -> None:
+                    authority = Certificate.loadPEM(last.authority.pem)
+                    connection = await connect(("localhost", last.port), tls=mode, trust=authority)
+                    await connection.send("a@x.example", ["b@y.example"], MAIL.encode() * 1000)
+                    await connection.quit()
+
+                first.run(relay)
+                self.assertEqual(len(last.wait_for()[0].content), 1000 * len(MAIL))
 
     def test_reactor(self) -> None:
         """The reactor of the process is not chosen by it, under TLS neither."""

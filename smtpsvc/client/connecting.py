@@ -15,6 +15,7 @@ from smtpsvc.client.connection import Connection
 from smtpsvc.client.errors import ConnectFailed, Stage
 from smtpsvc.client.options import TLS, Options
 from smtpsvc.client.protocol import ClientProtocol
+from smtpsvc.current import current_reactor
 
 #: A host, a host and a port, or an endpoint of Twisted.
 Where: TypeAlias = "str | tuple[str, int] | IStreamClientEndpoint"
@@ -34,7 +35,7 @@ def connect(
     :raises ValueError: for options that make no sense.
     """
     if reactor is None:
-        from twisted.internet import reactor
+        reactor = current_reactor()
     options = (options or Options()).changed(**changes) if changes else options or Options()
     host, endpoint = _endpoint(reactor, where, options)
     return Deferred.fromCoroutine(_connect(endpoint, host, options, reactor))

@@ -9,7 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from smtpsvc.message.parsing import Bounds, Email, parse
+from smtpsvc.current import current_reactor
+from smtpsvc.message.parsing import Email, parse
+from smtpsvc.message.splitting import Bounds
 
 __all__ = ["parse_in_thread"]
 
@@ -25,5 +27,5 @@ def parse_in_thread(message: Any, bounds: Bounds | None = None, *, reactor: Any 
         read.
     """
     if reactor is None:
-        from twisted.internet import reactor
+        reactor = current_reactor()
     return deferToThreadPool(reactor, reactor.getThreadPool(), lambda: parse(message, bounds).load())

@@ -23,14 +23,14 @@ __all__ = ["PrivateReactor"]
 
 
 class _Timed:
-    """A server's connection whose TLS is timed by its own reactor; Twisted takes that of the process."""
+    """A connection whose TLS is timed by its own reactor; Twisted takes that of the process."""
 
     def startTLS(self: Any, ctx: Any, normal: bool = True) -> None:
         """Begin TLS behind what has been written, as ``twisted.internet._newtls`` does."""
         producer, streaming = self.producer, self.streamingProducer
         if producer is not None:
             self.unregisterProducer()
-        factory = TLSMemoryBIOFactory(ctx, not normal, None, self.reactor)  # type: ignore[arg-type]
+        factory = TLSMemoryBIOFactory(ctx, self._tlsClientDefault == normal, None, self.reactor)  # type: ignore[arg-type]
         layer: Any = factory.protocol(factory, self.protocol, False)
         self.protocol = layer
         self.getHandle = layer.getHandle
@@ -44,6 +44,15 @@ class _Timed:
 
 class _TCPServer(_Timed, tcp.Server):
     pass
+
+
+class _TCPClient(_Timed, tcp.Client):
+    pass
+
+
+class _TCPConnector(tcp.Connector):
+    def _makeTransport(self) -> _TCPClient:
+        return _TCPClient(self.host, self.port, self.bindAddress, self, self.reactor)
 
 
 class _TCPPort(tcp.Port):
@@ -74,6 +83,14 @@ class PrivateReactor(_Reactor):
         opened: Any = _TCPPort(port, factory, backlog, interface, self)
         opened.startListening()
         return opened
+
+    def connectTCP(
+        self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: tuple[str, int] | None = None
+    ) -> Any:
+        """Connect by TCP."""
+        connector: Any = _TCPConnector(host, port, factory, timeout, bindAddress, self)
+        connector.connect()
+        return connector
 
     def listenUNIX(
         self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
