@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, IReactorTime, ITLSTransport
@@ -23,6 +24,9 @@ from smtpsvc.client.security import binding, creator, tls_info
 #: Seconds between two looks at the clock are at most so many: that late may a timeout be noticed.
 _LONGEST: Final = 15.0
 
+#: Octets up to which a write is sent at once.
+_SMALL: Final = 64 * 1024
+
 
 @implementer(IHandshakeListener, IPushProducer)
 class ClientProtocol(Protocol):
@@ -39,6 +43,8 @@ class ClientProtocol(Protocol):
         self._call: IDelayedCall | None = None
         self._closed: list[Deferred[ClientError]] | None = []
         self._secure = False
+        # True while the transport has a socket of its own, and no TLS on it.
+        self._plain = False
         times = options.timeouts
         self._period = min(_LONGEST, min(times.of(stage) for stage in Stage) / 4)
         self.dialogue = Dialogue(self, clock, times)
@@ -55,6 +61,7 @@ class ClientProtocol(Protocol):
             # The end of a message must not wait for the acknowledgement of its beginning.
             set_no_delay(True)
         transport.registerProducer(self, True)
+        self._plain = type(transport) is tcp.Client
         opening = Deferred.fromCoroutine(open_dialogue(self.connection))
         opening.addCallbacks(self._ready, self._failed)
 
@@ -74,6 +81,7 @@ class ClientProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
+        self._plain = False
         why = "the server closed the connection" if reason.check(ConnectionDone) else "the connection was lost"
         self.dialogue.lost(reason.value or ConnectionDone(), why)
         if self._call is not None:
@@ -98,8 +106,23 @@ class ClientProtocol(Protocol):
     # The dialogue calls these.
 
     def write(self, data: bytes) -> None:
-        """Send octets."""
-        self.transport.write(data)  # type: ignore[union-attr]
+        """
+        Send octets: few of them at once, where nothing waits to be sent.
+
+        Twisted's transport sends in the next turn of the reactor, by way of the poller; of a small message
+        that is a quarter of the work. Many are left to it: they must not hold up the other connections.
+        """
+        transport: Any = self.transport
+        if self._plain and len(data) <= _SMALL and not transport.dataBuffer and not transport._tempDataBuffer:
+            try:
+                sent = transport.socket.send(data)
+            except OSError:
+                # Full, or gone, which the transport will see.
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        transport.write(data)
 
     def start_tls(self) -> None:
         """Begin TLS; a handshake that fails loses the connection."""
@@ -114,18 +137,21 @@ class ClientProtocol(Protocol):
             failure.__cause__ = error
             self.dialogue.fail(failure)
             return
+        self._plain = False
         transport.startTLS(begin)
 
     def close(self) -> None:
         """Close when all is sent."""
         transport: Any = self.transport
         # TLS would wait for it to go.
+        self._plain = False
         transport.unregisterProducer()
         transport.loseConnection()
 
     def abort(self) -> None:
         """Close at once."""
         transport: Any = self.transport
+        self._plain = False
         abort = getattr(transport, "abortConnection", None)
         if abort is not None:
             abort()

@@ -182,8 +182,7 @@ class Sending(Transaction):
         outlet = self._open(body.check, checked=body.check is None)
         whole = body.whole
         if whole is not None and len(whole) <= INLINE:
-            outlet.write(whole)
-            self._finish(outlet)
+            self._finish(outlet, whole)
             return
         Deferred.fromCoroutine(self._pour(outlet))
 

@@ -52,22 +52,23 @@ class Outlet:
                 raise ContentRefused("the content has 8-bit octets, and the server lacks 8BITMIME", Stage.CONTENT)
         self._send(data)
 
-    def finish(self, took: Callable[[Reply], object]) -> None:
+    def finish(self, took: Callable[[Reply], object], last: bytes = b"") -> None:
         """
         Send the end, and wait for its reply.
 
+        :param last: the last piece, which goes out with the end; it was looked at.
         :raises ContentRefused: if the content ends in a bare CR.
         """
         damage = self._check.finish() if self._check is not None else None
         if damage is not None:
             raise ContentRefused(f"the content has a {damage} in it", Stage.CONTENT)
         self._dialogue.expect(Stage.END, took)
-        self._end()
+        self._end(last)
 
     def _send(self, data: bytes) -> None:
         raise NotImplementedError
 
-    def _end(self) -> None:
+    def _end(self, last: bytes) -> None:
         raise NotImplementedError
 
 
@@ -82,8 +83,9 @@ class DotOutlet(Outlet):
         # A transport copies what it cannot send; it is given little at a time.
         self._dialogue.channel.write(self._encoder.feed(data))
 
-    def _end(self) -> None:
-        self._dialogue.channel.write(self._encoder.finish())
+    def _end(self, last: bytes) -> None:
+        encoder = self._encoder
+        self._dialogue.channel.write(encoder.feed(last) + encoder.finish())
 
 
 class ChunkOutlet(Outlet):
@@ -120,7 +122,8 @@ class ChunkOutlet(Outlet):
         self._held_size += len(data)
         self._tail = data[-2:] if len(data) > 1 else self._tail[-1:] + data
 
-    def _end(self) -> None:
+    def _end(self, last: bytes) -> None:
+        self._send(last)
         if self._text and self._tail != b"\r\n":
             # As by DATA, where the last line must have an end.
             self._held.append(b"\r\n")

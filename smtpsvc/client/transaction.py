@@ -240,11 +240,11 @@ class Transaction:
         dialogue.active = self
         return outlet
 
-    def _finish(self, outlet: Outlet) -> None:
+    def _finish(self, outlet: Outlet, last: bytes = b"") -> None:
         # Before the end is sent: a reply may come from within.
         self._last_sent = True
         try:
-            outlet.finish(self._took_end)
+            outlet.finish(self._took_end, last)
         except ClientError:
             self._last_sent = False
             raise
