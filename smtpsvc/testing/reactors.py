@@ -52,7 +52,9 @@ class _TCPClient(_Timed, tcp.Client):
 
 class _TCPConnector(tcp.Connector):
     def _makeTransport(self) -> _TCPClient:
-        return _TCPClient(self.host, self.port, self.bindAddress, self, self.reactor)
+        return _TCPClient(  # type: ignore[no-untyped-call]
+            self.host, self.port, self.bindAddress, self, self.reactor
+        )
 
 
 class _TCPPort(tcp.Port):
@@ -84,9 +86,7 @@ class PrivateReactor(_Reactor):
         opened.startListening()
         return opened
 
-    def connectTCP(
-        self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: tuple[str, int] | None = None
-    ) -> Any:
+    def connectTCP(self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None) -> Any:
         """Connect by TCP."""
         connector: Any = _TCPConnector(host, port, factory, timeout, bindAddress, self)
         connector.connect()
