@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from smtpsvc._version import __version__
     from smtpsvc.backends.dedupe import with_dedupe
     from smtpsvc.backends.function import Message, on_message
+    from smtpsvc.backends.route import Route
     from smtpsvc.checkers import AccountRealm
     from smtpsvc.extensions import Extension
     from smtpsvc.grammar.addresses import Address
     from smtpsvc.grammar.replies import PermanentError, Reply, SMTPError, TemporaryError
+    from smtpsvc.handover import HeldPorts
     from smtpsvc.interfaces import (
         IAccount,
         IAuthenticated,
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
         Results,
         TLSInfo,
     )
+    from smtpsvc.worker import Worker
+    from smtpsvc.workers import Workers
 
 __all__ = [
     "Abandoned",
@@ -83,6 +87,7 @@ __all__ = [
     "Extension",
     "Forwarded",
     "HeldMessage",
+    "HeldPorts",
     "IAccount",
     "IAuthenticated",
     "IAuthorizer",
@@ -123,6 +128,7 @@ __all__ = [
     "Results",
     "Ret",
     "Role",
+    "Route",
     "SMTPError",
     "SMTPFactory",
     "Session",
@@ -130,6 +136,8 @@ __all__ = [
     "TLSInfo",
     "TemporaryError",
     "ValidSince",
+    "Worker",
+    "Workers",
     "__version__",
     "modified",
     "on_message",
@@ -141,11 +149,13 @@ _MODULES = {
     "_version": ("__version__",),
     "backends.dedupe": ("with_dedupe",),
     "backends.function": ("Message", "on_message"),
+    "backends.route": ("Route",),
     "checkers": ("AccountRealm",),
     "extensions": ("Extension",),
     "grammar.addresses": ("Address",),
     "parameters": ("ByMode", "DeliverBy", "Notify", "OriginalRecipient", "RRVSAction", "Ret", "ValidSince"),
     "grammar.replies": ("PermanentError", "Reply", "SMTPError", "TemporaryError"),
+    "handover": ("HeldPorts",),
     "policies.chain": ("Policy", "with_policies"),
     "policies.held": ("HeldMessage",),
     "policies.modified": ("modified",),
@@ -167,6 +177,8 @@ _MODULES = {
         "Results",
         "TLSInfo",
     ),
+    "worker": ("Worker",),
+    "workers": ("Workers",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

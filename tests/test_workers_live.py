@@ -21,6 +21,9 @@ from tests.hooks import MAIL, RCPT
 from tests.live import PATIENCE, ROOT, Server, until
 from tests.test_twistd import FOREGROUND, ProcessTestCase, is_running, ports_in, send, wait_for
 
+#: The program of the documentation.
+EXAMPLE = str(ROOT / "docs" / "examples" / "cluster.py")
+
 
 def children(pid: int) -> list[int]:
     """Give the processes that a process has started and that have not ended."""
@@ -416,22 +419,35 @@ class ProgramTests(ProcessTestCase):
     """A program of one's own, whose workers are programs too."""
 
     def test_program(self) -> None:
-        """They serve, answer, are started again, and end with it; the socket's path is the parent's."""
-        command = [sys.executable, "-m", "tests.joining", str(self.home)]
+        """They serve, answer, are started again, and end with it; a socket's path is the parent's."""
+        for listener in ("tcp:0:interface=127.0.0.1", "unix:socket"):
+            with self.subTest(listener):
+                self.check(listener)
+
+    def check(self, listener: str) -> None:
+        """Run the program of the documentation."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with self.log.open("w") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, EXAMPLE, listener], cwd=self.home, env=environment, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        wait_for(lambda: (self.home / "port").exists() or process.poll() is not None, "the port")
-        self.assertIn("answers: 1 2\n", self.log.read_text())
-        port = int((self.home / "port").read_text())
-        send(port)
-        before = children(process.pid)
-        os.kill(before[0], signal.SIGKILL)
-        send(port)
-        wait_for(lambda: len(children(process.pid)) == 2 and before[0] not in children(process.pid), "a new worker")
-        wait_for(lambda: "started again" in self.log.read_text(), "a line")
-        self.assertTrue((self.home / "socket").is_socket())
+        wait_for(lambda: "\n" in self.log.read_text() or process.poll() is not None, "the start")
+        log_text = self.log.read_text()
+        self.assertTrue(log_text.startswith("worker 1 worker 2 on "), log_text)
+        place = re.search(r"'127.0.0.1', port=(\d+)", log_text)
+        for _ in range(2):
+            before = children(process.pid)
+            self.assertEqual(self.greeting(int(place[1]) if place else None)[:4], b"220 ")
+            os.kill(before[0], signal.SIGKILL)
+            self.assertEqual(self.greeting(int(place[1]) if place else None)[:4], b"220 ")
+            wait_for(
+                lambda before=before: len(children(process.pid)) == 2 and before[0] not in children(process.pid),
+                "a new worker",
+            )
+        self.assertEqual((self.home / "socket").is_socket(), place is None)
         pids = children(process.pid)
         process.terminate()
         process.wait(PATIENCE)
@@ -440,8 +456,15 @@ class ProgramTests(ProcessTestCase):
         self.assertFalse((self.home / "socket").exists())
         self.assertNotIn("Traceback", self.log.read_text())
 
+    def greeting(self, port: int | None) -> bytes:
+        """Connect, and read the greeting."""
+        with socket.socket(socket.AF_UNIX if port is None else socket.AF_INET) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(self.home / "socket") if port is None else ("127.0.0.1", port))
+            return client.recv(100)
+
     def test_alone(self) -> None:
         """A worker that nobody has started says so."""
-        code, _, err = self.run_through(sys.executable, "-m", "tests.joining", str(self.home), "worker")
+        code, _, err = self.run_through(sys.executable, EXAMPLE, "tcp:0", "worker")
         self.assertEqual(code, 1)
         self.assertIn("NoParentError: this is for a process that was started as a worker by its parent", err)
