@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IDelivery, Outcome
 from smtpsvc.values import Envelope, Peer, Recipient
@@ -93,13 +94,25 @@ def first_refusal(checks: Iterable[Check], *args: Any) -> Reply | None | Awaitab
             outcome = check(*args)
         except SMTPError as error:
             return refused(check, args, error.reply)
-        if outcome is None:
-            continue
-        if not isinstance(outcome, Reply):
-            return _first_refusal_later(check, outcome, remaining, args)
-        if outcome.code >= 300:
-            return refused(check, args, outcome)
+        if outcome is not None:
+            return go_on(check, outcome, remaining, args)
     return None
+
+
+def go_on(
+    check: Check, outcome: object, remaining: Iterator[Check], args: tuple[Any, ...]
+) -> Reply | None | Awaitable[Reply | None]:
+    """
+    Go on with what a check gave, if that is not None.
+
+    :param remaining: the checks behind it.
+    :returns: as :func:`first_refusal`.
+    """
+    if not isinstance(outcome, Reply):
+        return _first_refusal_later(check, outcome, remaining, args)
+    if outcome.code >= 300:
+        return refused(check, args, outcome)
+    return first_refusal(remaining, *args)
 
 
 async def _first_refusal_later(
@@ -142,7 +155,8 @@ async def _unless_later(pending: Awaitable[Reply | None], proceed: Callable[...,
 
 def then(outcome: Any, proceed: Callable[[Any], Any]) -> Any:
     """Give ``proceed(outcome)``; a coroutine of it if the outcome is an awaitable."""
-    if isinstance(outcome, Awaitable):
+    # Not isinstance: Awaitable is an ABC, which makes that slow for all that is none.
+    if hasattr(type(outcome), "__await__"):
         return _then_later(outcome, proceed)
     return proceed(outcome)
 
@@ -167,6 +181,6 @@ def abort(envelope: Envelope, delivery: IDelivery, error: BaseException) -> None
         await settled(delivery.abort(Failure(error)))
 
     def failed(failure: Failure) -> None:
-        log.failure("the refused message {id} could not be aborted", failure, id=envelope.id)
+        log.failure("the refused message {id} could not be aborted", shown_failure(failure), id=envelope.id)
 
     Deferred.fromCoroutine(wait()).addErrback(failed)

@@ -75,10 +75,12 @@ class Clients:
     :raises ValueError: with a sentence, if one is none of these.
     """
 
-    __slots__ = ("_networks", "_words")
+    __slots__ = ("_inside", "_networks", "_words")
 
     def __init__(self, items: Iterable[str]) -> None:
         self._words: set[str] = set()
+        # Clients come back, and are asked about at each of their commands.
+        self._inside = lru_cache(maxsize=4096)(self._look)
         # By version and count of the bits that are not the network's: the network's bits.
         self._networks: dict[tuple[int, int], set[int]] = {}
         for item in items:
@@ -99,9 +101,10 @@ class Clients:
             ("auth" in self._words and peer.account is not None) or ("unix" in self._words and not peer.host)
         ):
             return True
-        if not self._networks:
-            return False
-        address = address_of(peer.host)
+        return bool(self._networks) and self._inside(peer.host)
+
+    def _look(self, host: str) -> bool:
+        address = address_of(host)
         if address is None:
             return False
         version, number = address.version, int(address)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from smtpsvc.grammar import replies
-from smtpsvc.grammar.addresses import SyntaxProblem, is_address_literal, parse_domain
+from smtpsvc.grammar.addresses import Address, SyntaxProblem, is_address_literal, parse_domain
 from smtpsvc.interfaces import Outcome
 from smtpsvc.policies.arguments import Arguments
 from smtpsvc.policies.chain import Policy
@@ -46,6 +47,7 @@ class Domains(Policy):
         self._listed = frozenset(map(_read, self.domains))
         if not self._listed:
             raise ValueError("no domain is listed, so no mail would be taken")
+        self._takes = lru_cache(maxsize=1024)(self._look)
 
     def rcpt(self, envelope: Envelope, recipient: Recipient) -> Outcome:
         """Take a recipient whose domain is listed, and the bare postmaster; of who is logged in, any."""
@@ -53,13 +55,13 @@ class Domains(Policy):
             # Submission (RFC 6409): our own users write to all the world.
             return None
         address = recipient.address
-        if address.is_literal:
-            taken = _literal(address.domain) in self._listed
-        elif address.domain:
-            taken = address.ascii_domain in self._listed
-        else:
-            taken = address.local.lower() == "postmaster"
+        domain = address.domain
+        taken = self._takes(domain) if domain else address.local.lower() == "postmaster"
         return None if taken else replies.RELAYING_DENIED
+
+    def _look(self, domain: str) -> bool:
+        address = Address("", domain)
+        return (_literal(domain) if address.is_literal else address.ascii_domain) in self._listed
 
     def __repr__(self) -> str:
         return f"Domains({sorted(self._listed)!r})"

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IPolicy
@@ -125,7 +126,7 @@ class Modified(Front, Policy):
             if not answer.called:
                 answer.callback(value)
             elif isinstance(value, Failure) and not value.check(CancelledError, SMTPError):
-                log.failure("{policy} failed after its deadline", value, policy=self.name)
+                log.failure("{policy} failed after its deadline", shown_failure(value), policy=self.name)
 
         pending.addBoth(came)
         return answer

@@ -13,6 +13,7 @@ taken.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 from smtpsvc.grammar.addresses import is_address_literal, parse_domain
@@ -22,7 +23,7 @@ from smtpsvc.policies.arguments import Arguments
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.clients import address_of
 from smtpsvc.settings import Role
-from smtpsvc.values import Envelope, Peer
+from smtpsvc.values import Envelope
 
 NO_NAME: Final = Reply(550, "The name that you gave with EHLO is neither a domain nor an address in brackets", "5.7.1")
 NOT_QUALIFIED: Final = Reply(550, "The name that you gave with EHLO is no full name of a host", "5.7.1")
@@ -47,26 +48,27 @@ class HeloName(Policy):
         except ValueError as error:
             raise ValueError(f"own: {error}") from None
         self._lenient = lenient
+        # A client gives one name and sends many messages.
+        self._judged = lru_cache(maxsize=1024)(self._judge)
 
     def mail(self, envelope: Envelope) -> Outcome:
         """Look at the name of a stranger."""
         peer = envelope.peer
         if peer.account is not None or envelope.role is not Role.SMTP:
             return None
-        address = address_of(peer.host)
+        return self._judged(peer.helo, peer.host)
+
+    def _judge(self, name: str, host: str) -> Reply | None:
+        """Say what is wrong with a client's name, or give None."""
+        address = address_of(host)
         if address is None or address.is_loopback:
             return None
-        return self.refusal(peer)
-
-    def refusal(self, peer: Peer) -> Reply | None:
-        """Say what is wrong with a client's name, or give None."""
-        name = peer.helo
         if name.startswith("["):
             if not is_address_literal(name):
                 return NO_NAME
             inside = name[1:-1]
             inside = inside[5:] if inside[:5].lower() == "ipv6:" else inside
-            return None if address_of(inside) == address_of(peer.host) else NOT_YOUR_ADDRESS
+            return None if address_of(inside) == address else NOT_YOUR_ADDRESS
         try:
             domain = parse_domain(name.removesuffix("."))
         except ValueError:

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import Outcome
 from smtpsvc.policies.arguments import Arguments, parse_duration
@@ -46,15 +48,15 @@ class Buckets:
     :param keep: buckets at most.
     """
 
-    __slots__ = ("_buckets", "_clock", "_keep", "_rate", "burst")
+    __slots__ = ("_buckets", "_keep", "_rate", "_seconds", "burst")
 
     def __init__(self, rate: float, burst: float, *, keep: int, clock: IReactorTime) -> None:
         self._rate = rate
         self.burst = burst
         self._keep = keep
-        self._clock = clock
+        self._seconds = clock.seconds
         # How many tokens there were, and when.
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, list[float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -65,17 +67,26 @@ class Buckets:
 
         :param least: so many must be there; less than *count* leaves a debt, which must be paid first.
         """
-        now = self._clock.seconds()
-        tokens, then = self._buckets.pop(key, (self.burst, now))
-        # A clock that was set back gives nothing.
-        tokens = min(self.burst, tokens + max(0.0, now - then) * self._rate)
-        enough = tokens >= least
-        if enough:
-            tokens -= count
-        self._buckets[key] = tokens, now
-        if len(self._buckets) > self._keep:
-            self._buckets.popitem(last=False)
-        return enough
+        now = self._seconds()
+        buckets = self._buckets
+        bucket = buckets.get(key)
+        if bucket is None:
+            bucket = buckets[key] = [self.burst, now]
+            if len(buckets) > self._keep:
+                buckets.popitem(last=False)
+        else:
+            buckets.move_to_end(key)
+            passed = now - bucket[1]
+            # A clock that was set back gives nothing.
+            if passed:
+                bucket[1] = now
+            if passed > 0:
+                tokens = bucket[0] + passed * self._rate
+                bucket[0] = tokens if tokens < self.burst else self.burst
+        if bucket[0] < least:
+            return False
+        bucket[0] -= count
+        return True
 
 
 class Rate(Policy):
@@ -117,10 +128,10 @@ class Rate(Policy):
         if of == "connections" and by != "client":
             raise ValueError("connections are counted by client only")
         self._buckets = Buckets(count / seconds, burst, keep=keep, clock=clock)
-        self._of = of
-        self._network = ipv4, ipv6
+        self._in_bytes = of == "bytes"
+        self._client = client = lru_cache(maxsize=4096)(lambda host: network_of(host, ipv4, ipv6))
         self._key: Callable[[Envelope], str] = {
-            "client": lambda envelope: self._client(envelope.peer),
+            "client": lambda envelope: client(envelope.peer.host),
             "account": _account,
             "sender": _sender,
             "recipient": _nobody,
@@ -139,7 +150,7 @@ class Rate(Policy):
 
     def connect(self, peer: Peer) -> Outcome:
         """Count a connection."""
-        key = self._client(peer)
+        key = self._client(peer.host)
         return TOO_MANY if key and not self._buckets.take(key, 1, 1) else None
 
     def mail(self, envelope: Envelope) -> Outcome:
@@ -147,7 +158,7 @@ class Rate(Policy):
         key = self._key(envelope)
         if not key:
             return None
-        taken = self._may_come(key, envelope) if self._of == "bytes" else self._buckets.take(key, 1, 1)
+        taken = self._may_come(key, envelope) if self._in_bytes else self._buckets.take(key, 1, 1)
         return None if taken else TOO_FAST
 
     def rcpt(self, envelope: Envelope, recipient: Recipient) -> Outcome:
@@ -155,7 +166,7 @@ class Rate(Policy):
         key = _mailbox(recipient) if self._by_mailbox else self._key(envelope)
         if not key:
             return None
-        taken = self._may_come(key, envelope) if self._of == "bytes" else self._buckets.take(key, 1, 1)
+        taken = self._may_come(key, envelope) if self._in_bytes else self._buckets.take(key, 1, 1)
         return None if taken else TOO_FAST
 
     def content(self, envelope: Envelope, content: bytes) -> Outcome:
@@ -169,9 +180,6 @@ class Rate(Policy):
     def _may_come(self, key: str, envelope: Envelope) -> bool:
         return self._buckets.take(key, 0, max(1, min(envelope.size or 0, self._buckets.burst)))
 
-    def _client(self, peer: Peer) -> str:
-        return network_of(peer.host, *self._network)
-
 
 def _account(envelope: Envelope) -> str:
     account = envelope.peer.account
@@ -180,7 +188,12 @@ def _account(envelope: Envelope) -> str:
 
 def _sender(envelope: Envelope) -> str:
     sender = envelope.sender
-    return "" if sender.is_null else f"{sender.local.lower()}@{sender.ascii_domain}"
+    return _folded(sender.local, sender.domain) if sender.local else ""
+
+
+@lru_cache(maxsize=4096)
+def _folded(local: str, domain: str) -> str:
+    return f"{local.lower()}@{Address(local, domain).ascii_domain}"
 
 
 def _nobody(envelope: Envelope) -> str:
