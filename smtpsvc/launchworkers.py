@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from twisted.application.service import IService
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
@@ -94,6 +94,12 @@ class ParentService(LaunchedService):
         :returns: a Deferred that fires when all have ended.
         """
         return super().stopService().addBoth(self._close)
+
+    def _serve_metrics(self) -> None:
+        self.plan.watching.attach_parent(self, self._ask)
+
+    def _ask(self, kind: bytes) -> Deferred[list[bytes]]:
+        return self.workers.ask(kind) if self.workers is not None else succeed([])
 
     def _close(self, result: Any) -> Any:
         if self._forker is not None:
@@ -245,6 +251,7 @@ class WorkerService(LaunchedService):
         super().__init__(plan)
         self.worker = worker
         worker.answer(_START, self._start_words)
+        plan.watching.attach_worker(self, worker.answer)
 
     def _announce(self) -> None:
         pass

@@ -14,6 +14,7 @@ from smtpsvc.interfaces import IMonitor
 from smtpsvc.jsonlines import JSONLog
 from smtpsvc.listeners import Listener, ListenError, places_of
 from smtpsvc.metrics import Metrics, MetricsService, attach
+from smtpsvc.metrics.shared import Answer, Ask, attach_parent, attach_worker
 from smtpsvc.server.deadlines import MonotonicClock
 from smtpsvc.service import MailService
 
@@ -38,6 +39,8 @@ class Watching:
         #: Counts what the metrics show, or None.
         self.metrics = Metrics() if listener is not None else None
         self._pages: MetricsService | None = None
+        # The same, if they are ours to start and stop.
+        self._own: MetricsService | None = None
 
     @property
     def listeners(self) -> list[Listener]:
@@ -61,12 +64,26 @@ class Watching:
 
             self._pages = attach(mail, self.metrics, self.listener, MonotonicClock(reactor))
 
+    def attach_worker(self, mail: MailService, answer: Answer) -> None:
+        """Have a worker tell its parent what it has counted."""
+        if self.metrics is not None:
+            from twisted.internet import reactor
+
+            attach_worker(mail, self.metrics, answer, MonotonicClock(reactor))
+
+    def attach_parent(self, mail: MailService, ask: Ask) -> None:
+        """Serve what the workers of a parent have counted, until :meth:`end`."""
+        if self.listener is not None:
+            self._pages = self._own = attach_parent(mail, ask, self.listener)
+
     def begin(self) -> None:
         """
-        Begin to write the log, unless it is written.
+        Begin to write the log and to serve what is served until :meth:`end`, unless that is so.
 
         :raises ListenError: with a sentence, if that is not possible.
         """
+        if self._own is not None:
+            self._own.startService()
         log = self.json_log
         if log is None:
             return
@@ -100,7 +117,9 @@ class Watching:
             self.json_log.reopen()
 
     def end(self) -> None:
-        """Write the log no more."""
+        """Serve nothing more, and write the log no more."""
+        if self._own is not None:
+            self._own.stopService()
         if self.json_log is not None and self._observing:
             self._observing = False
             globalLogPublisher.removeObserver(self._observe)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from smtpsvc.metrics.exposition import Page
 from smtpsvc.metrics.families import FAMILIES
 from smtpsvc.metrics.pages import BODY, MOST
 from smtpsvc.metrics.readiness import PATIENCE, unready
+from smtpsvc.metrics.shared import attach_parent, attach_worker
 from smtpsvc.metrics.totals import Totals
 from smtpsvc.service import MailService
 from smtpsvc.settings import Role
@@ -344,6 +345,92 @@ class AttachedTests(PageTestCase):
         totals = metrics.totals()
         names = ("buffered_bytes", "buffered_limit_bytes", "connections_limit", "unfinished_hooks", "stopping")
         self.assertEqual([totals.get(name) for name in names], [5, 1 << 20, 7, 0, 1])
+
+
+class SharedTests(SynchronousTestCase):
+    """The pages of a parent, and what its workers answer."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.answers: dict[int, dict[bytes, Any]] = {}
+        self.parent = MailService(ScriptedBackend(), settings_with(connections=7))
+        self.pages: Any = attach_parent(self.parent, self.ask, serverFromString(reactor, HERE))
+
+    def ask(self, kind: bytes) -> Deferred[list[bytes]]:
+        """Ask all workers, as a parent does."""
+        return succeed([answers[kind]() for answers in self.answers.values()])
+
+    def worker(self, number: int, backend: Any = None) -> tuple[MailService, Metrics]:
+        """Start a worker."""
+        metrics = Metrics()
+        mail = MailService(backend or ScriptedBackend(), settings_with(), monitors=[metrics])
+        mail.listen(serverFromString(reactor, HERE))
+        self.answers[number] = {}
+        attach_worker(mail, metrics, self.answers[number].__setitem__, self.clock)
+        mail.startService()
+        self.addCleanup(mail.stopService)
+        return mail, metrics
+
+    def totals(self) -> Totals:
+        """What the page shows."""
+        found: Totals = self.successResultOf(self.pages._pages._totals())
+        return found
+
+    def problem(self) -> str:
+        """Why there is no mail taken."""
+        found = self.pages._pages._unready()
+        return found if isinstance(found, str) else self.successResultOf(found)
+
+    def test_sums(self) -> None:
+        """What workers count is summed; what holds for all together is told once."""
+        for number in (1, 2):
+            mail, _ = self.worker(number)
+            Wire(mail.factory())
+        totals = self.totals()
+        self.assertEqual(totals.get("connections_total", "smtp"), 2)
+        self.assertEqual(totals.get("processes"), 2)
+        self.assertEqual((totals.get("connections_limit"), totals.get("stopping")), (7, 1))
+
+    def test_gone(self) -> None:
+        """Of a worker that is gone the counts stay, and what it had open does not."""
+        for number in (1, 2):
+            mail, _ = self.worker(number)
+            Wire(mail.factory())
+            self.totals()
+        del self.answers[1]
+        totals = self.totals()
+        self.assertEqual(totals.get("connections_total", "smtp"), 2)
+        self.assertEqual(totals.get("connections_open", "smtp"), 1)
+
+    def test_ready(self) -> None:
+        """Mail can be taken as long as one worker can take it."""
+        self.assertEqual(self.problem(), "the service is stopping, or has not started")
+        self.parent.startService()
+        self.addCleanup(self.parent.stopService)
+        self.assertEqual(self.problem(), "no worker listens")
+        backend = Judged()
+        backend.verdict = "the broker is away"
+        self.worker(1, backend)
+        self.assertEqual(self.problem(), "the broker is away")
+        self.worker(2)
+        self.assertEqual(self.problem(), "")
+
+    def test_later(self) -> None:
+        """A backend that takes its time is asked for the next time, and by one question at a time."""
+        backend = Judged()
+        asked: list[Deferred[str]] = []
+        backend.ready = lambda: asked.append(Deferred()) or asked[-1]  # type: ignore[method-assign,func-returns-value]
+        self.worker(1, backend)
+        self.parent.startService()
+        self.addCleanup(self.parent.stopService)
+        for _ in range(3):
+            self.assertIn("not known yet", self.problem())
+        [waiting] = asked
+        waiting.callback("")
+        self.assertEqual(self.problem(), "")
+        asked[-1].callback("the broker is away")
+        self.assertEqual(self.problem(), "the broker is away")
+        asked[-1].callback("")
 
 
 class ExpositionTests(SynchronousTestCase):

@@ -5,6 +5,7 @@ Tests of what watches the service, in real processes: metrics, and the log as JS
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.live import PATIENCE, Server, until
 from tests.test_metrics_pages import fetch
 from tests.test_twistd import ENVIRONMENT, FOREGROUND, send
+from tests.test_workers_live import workers_of
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -54,6 +56,31 @@ class ServerTests(SynchronousTestCase):
         messages = [record["message"] for record in records(old)]
         self.assertEqual(len([text for text in messages if text.startswith("listening for SMTP")]), 1)
         self.assertEqual(len(set(messages)), len(messages), "each event is there once")
+
+    def test_workers(self) -> None:
+        """What several workers count is summed, also when one is killed and another takes its place."""
+        server = Server("--backend", "null:", "--workers", "2", "--metrics", "tcp:0:interface=127.0.0.1")
+        self.addCleanup(server.close)
+        found = until(lambda: re.search(r"metrics on 127\.0\.0\.1:(\d+)", server.log.read_text()), "metrics are served")
+        port = int(found[1])
+
+        def value(name: str, **labels: str) -> float:
+            families = parse(fetch(port)[2].decode())
+            samples = (sample for family in families for sample in family.samples if sample.name == name)
+            return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+        for _ in range(5):
+            send(server.port)
+        self.assertEqual(value("smtpsvc_messages_total", result="taken"), 5)
+        self.assertEqual(value("smtpsvc_processes"), 2)
+        before = workers_of(server.process.pid)
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len({*workers_of(server.process.pid)} - {*before}) == 1, "a new worker")
+        until(lambda: value("smtpsvc_processes") == 2, "two that listen")
+        send(server.port)
+        self.assertEqual(value("smtpsvc_messages_total", result="taken"), 6)
+        self.assertEqual(fetch(port, "/readyz")[0], 200)
+        self.assertEqual(server.stop(), -signal.SIGTERM)
 
     def test_busy(self) -> None:
         """A port that is busy, or a file that cannot be, is one sentence, and the service does not start."""

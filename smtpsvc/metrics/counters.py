@@ -227,7 +227,8 @@ class Metrics(Monitor):
         self._now = now
         self._roles: dict[Role, Counters] = {}
         self._sources: list[Callable[[Totals], object]] = [_put_process]
-        self._process = secrets.token_hex(8)
+        # The process that counts: after a fork it is another.
+        self._process = (0, "")
 
     def serving(self, role: Role) -> IMonitor:
         """Give the monitor that counts for a role."""
@@ -254,7 +255,9 @@ class Metrics(Monitor):
 
     def snapshot(self) -> bytes:
         """Give the values of this process for another, which sums them (:class:`~smtpsvc.metrics.totals.Gathered`)."""
-        return self.totals().encode(self._process)
+        if self._process[0] != os.getpid():
+            self._process = (os.getpid(), secrets.token_hex(8))
+        return self.totals().encode(self._process[1])
 
 
 def _put_process(totals: Totals) -> None:

@@ -57,12 +57,15 @@ def _failed(failure: Failure) -> str:
     return "the backend fails"
 
 
-def put_service(service: MailService, totals: Totals) -> None:
-    """Put what is known of a service into totals, beside what its monitor has counted."""
-    limits = service.settings.limits
+def put_use(service: MailService, totals: Totals) -> None:
+    """Put into totals what a service uses, beside what its monitor has counted: workers have each their part."""
     shared = service.shared
     totals.put("buffered_bytes", shared.budget.used if shared is not None else 0)
-    totals.put("buffered_limit_bytes", limits.buffered)
-    totals.put("connections_limit", limits.connections)
+    totals.put("buffered_limit_bytes", service.settings.limits.buffered)
     totals.put("unfinished_hooks", service.unfinished)
+
+
+def put_limits(service: MailService, totals: Totals) -> None:
+    """Put into totals what holds for a service, or for all workers together."""
+    totals.put("connections_limit", service.settings.limits.connections)
     totals.put("stopping", 0 if service.running else 1)
