@@ -15,6 +15,8 @@ from zope.interface import implementer
 
 #: Events that are taken in one turn, so that the reactor's other readers have theirs.
 _EVENTS: Final = 64
+#: With so many at once it is worth to look for more before the turn ends.
+_BUSY: Final = 4
 
 
 class Inmate(Protocol):
@@ -39,9 +41,13 @@ class Nest:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        #: True once it is not read any more.
+        self.closed = False
         self._epoll = select.epoll()
         #: Those that wait for something, by descriptor.
         self._waiting: dict[int, Inmate] = {}
+        # Descriptors that were taken out while events are dealt with: what is left of theirs is for nobody.
+        self._stale: set[int] = set()
         #: All ports and connections.
         self._users: set[Any] = set()
         reactor.addReader(self)
@@ -52,8 +58,12 @@ class Nest:
         nest = cls._nests.get(reactor)
         if nest is None:
             nest = cls._nests[reactor] = cls(reactor)
-        nest._users.add(user)
+        nest.join(user)
         return nest
+
+    def join(self, user: object) -> None:
+        """One more port or connection is here."""
+        self._users.add(user)
 
     @classmethod
     def renew(cls, reactor: Any) -> None:
@@ -69,13 +79,14 @@ class Nest:
     def leave(self, user: object) -> None:
         """A port or connection has gone; with the last the reactor is left clean."""
         self._users.discard(user)
-        if not self._users and not self._epoll.closed:
+        if not self._users and not self.closed:
             self._reactor.removeReader(self)
             self._close()
 
     def _close(self) -> None:
         if self._nests.get(self._reactor) is self:
             del self._nests[self._reactor]
+        self.closed = True
         self._epoll.close()
 
     def watch(self, connection: Inmate, fd: int, before: int, mask: int) -> None:
@@ -85,10 +96,11 @@ class Nest:
         :param before: the mask that is registered.
         :param mask: the mask to register; 0 takes it out.
         """
-        if self._epoll.closed:
+        if self.closed:
             return
         if not mask:
             del self._waiting[fd]
+            self._stale.add(fd)
             self._epoll.unregister(fd)
         elif before:
             self._epoll.modify(fd, mask)
@@ -100,7 +112,7 @@ class Nest:
 
     def fileno(self) -> int:
         """The descriptor of the epoll, which is readable while there are events; -1 when closed."""
-        return -1 if self._epoll.closed else self._epoll.fileno()
+        return -1 if self.closed else self._epoll.fileno()
 
     def logPrefix(self) -> str:
         """Name it in the log."""
@@ -112,11 +124,19 @@ class Nest:
     def doRead(self) -> None:
         """Deal with the events of all connections."""
         waiting = self._waiting
-        # Whoever registered for an event gets it, also if its descriptor is another's by then.
-        events = [(waiting.get(fd), fd, event) for fd, event in self._epoll.poll(0, _EVENTS)]
-        for connection, fd, event in events:
-            if connection is not None and waiting.get(fd) is connection:
-                connection.ready(event)
+        left = _EVENTS
+        while left > 0 and not self.closed:
+            events = self._epoll.poll(0, left)
+            # Whoever registered for an event gets it, also if its descriptor is another's by then.
+            stale: set[int] = set()
+            self._stale = stale
+            for fd, event in events:
+                if fd not in stale and fd in waiting:
+                    waiting[fd].ready(event)
+            left -= len(events)
+            if len(events) < _BUSY:
+                break
+            # While so many talk, more have come meanwhile: a turn of the reactor takes as long as ten of them.
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor drops all its readers: pass the loss on."""

@@ -22,14 +22,14 @@ MAX_LINES = 400
 #: The floors from the ground up; a package stands for all its modules.
 FLOORS = (
     ("grammar",),
-    ("interfaces", "values", "parameters", "settings", "session", "extras", "watched", "current"),
+    ("interfaces", "values", "parameters", "settings", "session", "extras", "watched", "current", "failures"),
     ("server", "extensions", "sasl"),
     ("backends", "policies", "client", "message", "checkers"),
     (
         *("service", "launch", "listeners", "transport", "proxied", "tls", "roles", "workers", "metrics", "logs"),
         *("events", "jsonlines", "watching"),
         *("handover", "frames", "worker", "workerlog", "workerprocess", "forker", "launchworkers"),
-        *("plugins", "dotted", "chaos", "nest", "tlslayer", "direct", "testing", "tlstesting"),
+        *("plugins", "dotted", "chaos", "nest", "tlslayer", "connection", "direct", "testing", "tlstesting"),
     ),
     (
         *("tap", "__main__", "authoptions", "listenoptions", "watchoptions", "policyoptions"),
