@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IBackend, IConnection, IDelivery, ISession
 from smtpsvc.policies.front import Front
@@ -298,7 +299,8 @@ class _Delivery(_Front):
             await _settled(self._behind.abort(Failure(error)))
 
         def failed(failure: Failure) -> None:
-            _log.failure("Message {id}, which has come before, could not be aborted", failure, id=self._envelope.id)
+            problem = shown_failure(failure)
+            _log.failure("Message {id}, which has come before, could not be aborted", problem, id=self._envelope.id)
 
         Deferred.fromCoroutine(abort()).addErrback(failed)
 

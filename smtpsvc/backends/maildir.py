@@ -372,7 +372,7 @@ class MaildirBackend(Backend, Service):
 
 
 def _keeps_files(directory: str) -> bool:
-    """Say no for /proc and the like, where root may write and can make nothing: they have no size, nor nameless files."""
+    """Say no for /proc and the like, where even root can make nothing: they have no size, and no nameless files."""
     try:
         if not os.statvfs(directory).f_blocks:
             os.close(os.open(directory, getattr(os, "O_TMPFILE", 0) | os.O_RDWR, 0o600))

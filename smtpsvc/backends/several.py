@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.session import Delivery
@@ -76,7 +77,7 @@ def _reply(error: Exception) -> Reply:
     if isinstance(error, SMTPError):
         return error.reply
     if not isinstance(error, CancelledError):
-        _log.failure("a hook of a backend failed", Failure(error))
+        _log.failure("a hook of a backend failed", shown_failure(Failure(error)))
     return replies.LOCAL_ERROR
 
 
@@ -86,7 +87,9 @@ def in_background(hook: Callable[..., Any], *args: Any) -> None:
     async def call() -> None:
         await settled(hook(*args))
 
-    Deferred.fromCoroutine(call()).addErrback(lambda failure: _log.failure("a hook of a backend failed", failure))
+    Deferred.fromCoroutine(call()).addErrback(
+        lambda failure: _log.failure("a hook of a backend failed", shown_failure(failure))
+    )
 
 
 class Part:

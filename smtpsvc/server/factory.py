@@ -17,11 +17,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
 from smtpsvc.current import current_reactor
 from smtpsvc.extensions import defaults
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IAccount, IBackend, IExtension, IMonitor, ISASLMechanism
@@ -289,7 +291,7 @@ class SMTPFactory(Factory):
         self.reading = None
 
     def _break(self, protocol: SMTPProtocol) -> None:
-        self.log.failure("{peer_id}: reading failed", peer_id=protocol.conversation.peer.id)
+        self.log.failure("{peer_id}: reading failed", shown_failure(Failure()), peer_id=protocol.conversation.peer.id)
         protocol.abort()
 
     def verify(self, interface: type[Interface], provider: object) -> None:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.values import Peer
 
@@ -47,7 +48,7 @@ def cancel(deferred: Deferred[Any]) -> None:
     try:
         deferred.cancel()
     except Exception:
-        log.failure("a hook of the backend could not be cancelled")
+        log.failure("a hook of the backend could not be cancelled", shown_failure(Failure()))
 
 
 class Wait:
@@ -188,4 +189,4 @@ def gather(
 
 def report(failure: Failure, peer: Peer, what: str) -> None:
     """Log what a hook raised, once, with its traceback and the connection's id."""
-    log.failure("{what} of the backend failed for {peer_id}", failure=failure, what=what, peer_id=peer.id)
+    log.failure("{what} of the backend failed for {peer_id}", shown_failure(failure), what=what, peer_id=peer.id)

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.shown import shown
 from smtpsvc.grammar.states import ANY
@@ -190,7 +191,7 @@ class _Careful:
         try:
             connection: SSL.Connection = self._creator.serverConnectionForTLS(tlsProtocol)
         except Exception:
-            log.failure("{creator} gave no connection for TLS", creator=self._creator)
+            log.failure("{creator} gave no connection for TLS", shown_failure(Failure()), creator=self._creator)
             return SSL.Connection(SSL.Context(SSL.TLS_SERVER_METHOD))
         return connection
 

@@ -13,6 +13,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from smtpsvc.extensions.limits import TOO_MANY_DOMAINS, TOO_MANY_MESSAGES
+from smtpsvc.failures import shown_failure
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IMonitor, IRoleMonitor
@@ -148,7 +149,7 @@ def _grouped(point: str, monitors: Sequence[Any]) -> Watcher | None:
         # One that fails does so for each command: its first failure is enough to tell.
         if watcher not in noted:
             noted.add(watcher)
-            log.failure("the monitor {watcher} failed; that is said once", watcher=watcher)
+            log.failure("the monitor {watcher} failed; that is said once", shown_failure(Failure()), watcher=watcher)
 
     first, *others = watchers
 
