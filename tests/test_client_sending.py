@@ -390,13 +390,16 @@ class ReuseTests(ClientTestCase):
         self.sent(meeting, SENDER, [JOE], MESSAGE)
         self.assertEqual(meeting.connection.sent, 4)
 
-    def test_one_at_a_time(self) -> None:
-        """A second message while one is on its way is an error of the program."""
+    def test_busy(self) -> None:
+        """Commands and transactions while a message is on its way are an error of the program."""
         talk = Talk().greeted()
         talk.connection.send(SENDER, [JOE], MESSAGE)
-        self.assertRaises(RuntimeError, talk.connection.send, SENDER, [JOE], MESSAGE)
+        self.assertRaises(RuntimeError, talk.connection.transaction)
         self.assertRaises(RuntimeError, talk.connection.noop)
         self.assertFalse(talk.connection.usable)
+        talk = Talk().greeted()
+        talk.connection.transaction()
+        self.assertRaises(RuntimeError, talk.connection.send, SENDER, [JOE], MESSAGE)
 
     def test_commands(self) -> None:
         """NOOP, RSET and any other command give their reply."""
@@ -429,3 +432,72 @@ class ReuseTests(ClientTestCase):
         done.cancel()
         self.assertTrue(talk.transport.gone)
         self.assertIsNotNone(talk.connection.error)
+
+
+class QueueTests(ClientTestCase):
+    def test_follows_the_content(self) -> None:
+        """The envelope of the next message leaves with the end of the one before (RFC 2920 §3.1), in one write."""
+        talk = Talk().greeted()
+        first, second = (talk.connection.send(SENDER, [to], MESSAGE) for to in (JOE, ANN))
+        self.assertEqual(talk.transport.take().count(b"MAIL"), 1)
+        talk.transport.writes.clear()
+        sent = talk.receive(TAKEN * 2 + b"354 go\r\n")
+        self.assertTrue(sent.endswith(b"\r\n.\r\nMAIL FROM:<a@x.example> SIZE=26\r\nRCPT TO:<ann@y.example>\r\nDATA\r\n"))
+        self.assertEqual(len(talk.transport.writes), 1)
+        talk.receive(b"550 5.7.1 spam\r\n" + TAKEN * 2 + b"354 go\r\n" + TAKEN)
+        self.failure(first, Refused)
+        self.assertEqual(self.successResultOf(second).taken, (ANN,))
+        self.assertTrue(talk.connection.usable)
+
+    def test_by_bdat(self) -> None:
+        """Behind a message that left whole, the next one begins with RSET: nobody may have been taken."""
+        talk = Talk().greeted(CHUNKING)
+        dones = [talk.connection.send(SENDER, [JOE], MESSAGE) for _ in range(3)]
+        sent = talk.transport.take()
+        self.assertEqual((sent.count(b"MAIL"), sent.count(b"RSET")), (2, 1))
+        sent = talk.receive(TAKEN + b"550 no\r\n503 no\r\n")
+        self.assertEqual((sent.count(b"MAIL"), sent.count(b"RSET")), (1, 1))
+        talk.receive(TAKEN * 8)
+        self.failure(dones[0], Refused)
+        self.assertEqual([self.successResultOf(done).taken for done in dones[1:]], [(JOE,)] * 2)
+
+    def test_one_after_the_other(self) -> None:
+        """Without PIPELINING, and behind a message that needs a reset, the next one waits."""
+        talk = Talk().greeted(BARE)
+        dones = [talk.connection.send(SENDER, [JOE], MESSAGE) for _ in range(2)]
+        self.assertTrue(talk.receive(TAKEN, b"550 no\r\n").endswith(b"RCPT TO:<joe@y.example>\r\nRSET\r\n"))
+        self.assertEqual(talk.receive(TAKEN), b"MAIL FROM:<a@x.example>\r\n")
+        talk.receive(TAKEN, TAKEN, b"354 go\r\n", TAKEN)
+        self.failure(dones[0], Refused)
+        self.successResultOf(dones[1])
+
+    def test_many_to_our_server(self) -> None:
+        """Our server takes many messages from one connection, by DATA and by BDAT, in order."""
+        for chunking in (True, False):
+            meeting = Meeting(ScriptedBackend(rcpt=[None, NO_SUCH_USER]), chunking=chunking)
+            dones = [meeting.connection.send(SENDER, [f"u{n}@y.example"], MESSAGE) for n in range(20)]
+            meeting.meet()
+            self.failure(dones.pop(1), Refused)
+            self.assertEqual([self.successResultOf(done).taken for done in dones], [
+                (f"u{n}@y.example",) for n in range(20) if n != 1
+            ])  # fmt: skip
+
+    def test_lost(self) -> None:
+        """If the connection is lost, each message fails; only the one whose end was sent may have been delivered."""
+        talk = Talk().greeted()
+        dones = [talk.connection.send(SENDER, [JOE], MESSAGE) for _ in range(2000)]
+        talk.receive(TAKEN * 2 + b"354 go\r\n")
+        talk.hang_up()
+        errors = [self.failure(done) for done in dones]
+        self.assertEqual([each.maybe_delivered for each in errors], [True] + [False] * 1999)
+
+    def test_cancel_before_its_turn(self) -> None:
+        """To cancel a message that was not begun takes it out, and no more."""
+        talk = Talk().greeted()
+        first = talk.connection.send(SENDER, [JOE], MESSAGE)
+        second = talk.connection.send(SENDER, [ANN], MESSAGE)
+        second.addErrback(lambda _: None)
+        second.cancel()
+        talk.receive(TAKEN * 2 + b"354 go\r\n" + TAKEN)
+        self.successResultOf(first)
+        self.assertTrue(talk.connection.usable)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import IO, Any, Final, TypeAlias
 
 from smtpsvc.client.errors import ContentRefused, Stage
+from smtpsvc.grammar.content import has_whole_line_ends
 from smtpsvc.grammar.stuffing import ContentCheck, LineEnds
 
 #: What is read or cut off at once: it stays in the processor's cache, and one send takes about as much.
@@ -43,13 +44,16 @@ class Body:
         #: True if the header is UTF-8 beyond US-ASCII, as far as that is known: it needs SMTPUTF8.
         self.international = False
         self.line_open = False
-        self.check: ContentCheck | None = None if binary else ContentCheck()
+        self.check: ContentCheck | None = None
         self._source: Any = content
         self._start = 0
         self.repeatable = True
         if isinstance(content, (bytes, bytearray, memoryview)):
-            self._take_whole(bytes(content), binary, normalize)
-        elif hasattr(content, "read"):
+            self._take_whole(content if type(content) is bytes else bytes(content), binary, normalize)
+            return
+        if not binary:
+            self.check = ContentCheck()
+        if hasattr(content, "read"):
             self._take_file(content, normalize)
         elif isinstance(self._source, str) or not isinstance(self._source, (AsyncIterable, Iterable)):
             kind = type(content).__name__
@@ -69,7 +73,13 @@ class Body:
             return
         self.line_open = data[-2:] != b"\r\n" and data != b""
         self.size += 2 * self.line_open
-        check, self.check = ContentCheck(), None
+        self.check = None
+        if len(data) <= PIECE and has_whole_line_ends(data) and 0 not in data:
+            # A CR that comes last counts as bare there too.
+            if self.eight_bit:
+                self.international = _international(data)
+            return
+        check = ContentCheck()
         # It is known already, and need not be looked for.
         check.eight_bit = True
         for start in range(0, len(data), PIECE):

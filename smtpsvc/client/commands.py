@@ -83,6 +83,24 @@ def path(address: Address, utf8: bool) -> str:
     return f"<{address.local}@{address.ascii_domain}>"
 
 
+@lru_cache(maxsize=4096)
+def plain(verb: str, text: str) -> tuple[Address, bytes] | None:
+    """
+    Make ``MAIL FROM:<...>`` or ``RCPT TO:<...>`` of an address that needs no SMTPUTF8; without its line end.
+
+    Kept for the addresses used last: few make most of the mail, and each costs 3 µs.
+
+    :returns: None if the address is another, or none.
+    """
+    if not text.isascii():
+        return None
+    try:
+        address = address_of(text, sender=verb.startswith("MAIL"))
+    except SyntaxProblem:
+        return None
+    return address, line(f"{verb}:<{address}>")[:-2]
+
+
 def attributes(verb: str, given: Mapping[str, object], offered: Iterable[str], reported: list[str]) -> bytes | None:
     """
     Make XCLIENT or XFORWARD.

@@ -4,6 +4,7 @@ A connection to a server, as those use it who send mail.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,10 +14,10 @@ from smtpsvc.client.body import Body, Content
 from smtpsvc.client.capabilities import Capabilities
 from smtpsvc.client.commands import attributes, line
 from smtpsvc.client.dialogue import Dialogue
-from smtpsvc.client.errors import ClientError, LimitReached, Refused, Stage
+from smtpsvc.client.errors import ClientError, LimitReached, Stage
 from smtpsvc.client.options import Options
 from smtpsvc.client.result import RecipientResult, Result
-from smtpsvc.client.sending import Sending
+from smtpsvc.client.sending import Sending, refusal_of
 from smtpsvc.client.transaction import Transaction
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.commands import NO_PARAMS
@@ -34,7 +35,7 @@ class Connection:
     """
     A connection that is open: greeted, protected and logged in as the options say.
 
-    It carries one message at a time. Made by :func:`~smtpsvc.client.connect`.
+    It carries one message after the other. Made by :func:`~smtpsvc.client.connect`.
 
     :ivar greeting: the server's first reply.
     :ivar capabilities: what it offers now.
@@ -55,7 +56,10 @@ class Connection:
         #: True if no message can be sent any more, although the connection is still there.
         self.spoiled = False
         self._protocol = protocol
+        # A transaction that is taken step by step; or messages, of which the first two may have been begun.
         self._transaction: Transaction | None = None
+        self._queue: deque[Sending] = deque()
+        self._begun = 0
 
     # What it is like.
 
@@ -77,14 +81,18 @@ class Connection:
     @property
     def busy(self) -> bool:
         """True while a message is on its way, or something was asked and is not answered."""
-        return self._transaction is not None or bool(self.dialogue.waiting)
+        return self._transaction is not None or bool(self._queue) or bool(self.dialogue.waiting)
 
     @property
     def usable(self) -> bool:
         """True if another message may be sent: it is open, not busy, and within MAILMAX."""
+        return not self.busy and self._open_for_more
+
+    @property
+    def _open_for_more(self) -> bool:
         limit = self.capabilities.max_messages
         gone = self.dialogue.error is not None or self.dialogue.farewell is not None or self.spoiled
-        return not gone and not self.busy and (limit is None or self.sent < limit)
+        return not gone and (limit is None or self.sent < limit)
 
     def when_closed(self) -> Deferred[ClientError]:
         """Give a Deferred that fires with the reason when it is closed, whoever closes it."""
@@ -106,6 +114,9 @@ class Connection:
         """
         Send a message.
 
+        Messages that are given while another is on its way wait for it; with PIPELINING the next one's
+        envelope leaves with the end of the one before (RFC 2920 §3.1).
+
         If the server takes fewer recipients at once (LIMITS, or 452 to the others) and the content can be
         sent again, it is sent again for the rest.
 
@@ -116,25 +127,26 @@ class Connection:
         :param recipient_params: of each RCPT, beside those that a :class:`~smtpsvc.Recipient` brings.
         :param forward: attributes for XFORWARD; what the server does not take is left out.
         :param normalize: send bare CR and LF as CRLF, instead of refusing them.
-        :returns: a Deferred of the result if somebody was taken. It fails with :class:`Refused` if nobody was,
+        :returns: a Deferred of the result if somebody was taken. It fails with :class:`~smtpsvc.client.Refused` if nobody was,
             else with the :class:`ClientError` that tells what went wrong; ValueError for what cannot be sent at all.
-        :raises RuntimeError: if the connection is busy.
+        :raises RuntimeError: while a :meth:`transaction` is open.
         """
         if self._transaction is not None:
-            raise RuntimeError("the connection carries one message at a time")
+            raise RuntimeError("a transaction is open")
         try:
             body = Body(content, binary=params.get("BODY") in _BINARY, normalize=normalize)
             recipients = list(recipients)
             limit = self.capabilities.max_recipients
             if limit is not None and len(recipients) > limit and not body.repeatable:
                 raise LimitReached(f"the server takes {limit} recipients, and the content can be sent once", Stage.MAIL)
-            first = self._begin(sender, recipients[:limit], body, params, recipient_params, forward)
+            one = len(recipients) == 1
+            first = self._begin(sender, recipients[:limit], body, params, recipient_params, forward, raises=one)
         except Exception:
             done: Deferred[Result] = Deferred()
             done.errback()
             return done
         if len(recipients) == 1:
-            return first.addCallback(_checked)
+            return first
         return Deferred.fromCoroutine(
             self._send_all(first, sender, recipients, limit, body, params, recipient_params, forward)
         )
@@ -147,20 +159,41 @@ class Connection:
         params: Mapping[str, Any],
         recipient_params: Mapping[str, Any],
         forward: Mapping[str, object] | None,
+        *,
+        raises: bool = False,
     ) -> Deferred[Result]:
         reported: list[str] = []
         command = None
         if forward:
             command = attributes("XFORWARD", forward, self.capabilities.attributes("XFORWARD"), reported)
+        self._claim()
         sending = Sending(self, body, command)
-        self._claim(sending)
-        try:
-            done = sending.begin(sender, recipients, params, recipient_params)
-        except BaseException:
-            self.sent -= 1
-            self.ended(sending)
-            raise
+        sending.raises = raises
+        done = sending.begin(sender, recipients, params, recipient_params)
+        self.sent += 1
+        self._queue.append(sending)
+        self.advance()
         return done
+
+    def advance(self) -> None:
+        """Begin the next message, if it may follow those that are on their way."""
+        queue = self._queue
+        while self._begun < min(len(queue), 2) and self.dialogue.error is None:
+            reset = False
+            if self._begun:
+                before = queue[0]
+                if not before.complete:
+                    return
+                reset = before.needs_reset
+            elif self.dialogue.waiting and not self.capabilities.pipelining:
+                # RSET is on its way; its reply calls us.
+                return
+            self._begun += 1
+            queue[self._begun - 1].start(reset)
+
+    def followed(self, transaction: Transaction) -> bool:
+        """Tell whether the message behind this one is on its way already: RSET would hit that."""
+        return self._begun > 1 and self._queue[0] is transaction
 
     async def _send_all(
         self,
@@ -190,14 +223,18 @@ class Connection:
             replies.update(zip(now, result.recipients, strict=True))
             if result.taken and body.repeatable:
                 waiting = [place for place in now if _no_room(replies[place])] + waiting
-            if not waiting or not self.usable:
+            if not waiting or not self._open_for_more:
                 break
             chosen = [recipients[place] for place in waiting[:size]]
             done = self._begin(sender, chosen, body, params, recipient_params, forward)
         for place in waiting:
             replies.setdefault(place, RecipientResult(str(recipients[place]), NOT_TRIED, Stage.MAIL))
         everyone = tuple(replies[place] for place in sorted(replies))
-        return _checked(Result(result.sender, everyone, result.reply, tuple(dropped)))
+        merged = Result(result.sender, everyone, result.reply, tuple(dropped))
+        refusal = refusal_of(merged)
+        if refusal is not None:
+            raise refusal
+        return merged
 
     def transaction(self) -> Transaction:
         """
@@ -206,27 +243,41 @@ class Connection:
         :raises RuntimeError: if the connection is busy.
         :raises LimitReached: if the server takes no further message (MAILMAX).
         """
-        if self._transaction is not None:
+        if self._transaction is not None or self._queue:
             raise RuntimeError("the connection carries one message at a time")
-        transaction = Transaction(self)
-        self._claim(transaction)
-        return transaction
-
-    def _claim(self, transaction: Transaction) -> None:
-        if self.dialogue.error is not None:
-            raise self.dialogue.error
+        self._claim()
         if self.dialogue.waiting and not self.capabilities.pipelining:
             raise RuntimeError("something was asked, and is not answered yet")
+        self._transaction = transaction = Transaction(self)
+        self.sent += 1
+        return transaction
+
+    def _claim(self) -> None:
+        if self.dialogue.error is not None:
+            raise self.dialogue.error
         limit = self.capabilities.max_messages
         if limit is not None and self.sent >= limit:
             raise LimitReached(f"the server takes {limit} messages on a connection (MAILMAX)", Stage.MAIL)
-        self.sent += 1
-        self._transaction = transaction
 
     def ended(self, transaction: Transaction) -> None:
         """A transaction is over."""
         if self._transaction is transaction:
             self._transaction = None
+        queue = self._queue
+        if not queue:
+            return
+        for place, each in enumerate(queue):
+            if each is transaction:
+                del queue[place]
+                self._begun -= place < self._begun
+                break
+        if self.dialogue.error is None:
+            self.advance()
+        else:
+            # Those that were never begun hear of it here; the others from the dialogue.
+            left = [queue.pop() for _ in range(len(queue) - self._begun)]
+            for each in reversed(left):
+                each.failed(self.dialogue.error)
 
     def reset_after(self, ready: Callable[[object], object] = lambda _: None) -> None:
         """Reset after a transaction that was broken off; *ready* is called when that is answered, or never can be."""
@@ -249,7 +300,7 @@ class Connection:
         :raises ValueError: if there are control characters in it.
         :raises RuntimeError: if a message is on its way.
         """
-        if self._transaction is not None:
+        if self._transaction is not None or self._queue:
             raise RuntimeError("a message is on its way")
         return self.dialogue.command(line(*words), Stage.COMMAND)
 
@@ -269,7 +320,7 @@ class Connection:
         """
         closed: Deferred[None] = Deferred()
         self.when_closed().addCallback(lambda _: closed.callback(None))
-        if self._transaction is not None:
+        if self._transaction is not None or self._queue:
             self.abort()
         elif self.dialogue.error is None:
             self.dialogue.expect(Stage.QUIT, lambda _: self.dialogue.channel.close())
@@ -304,12 +355,6 @@ def _no_room(result: RecipientResult) -> bool:
     """Tell whether a recipient was refused for the number of them only (RFC 5321 §4.5.3.1.10)."""
     reply = result.reply
     return result.stage is Stage.RCPT and reply.code == 452 and reply.enhanced in ("", "4.5.3")
-
-
-def _checked(result: Result) -> Result:
-    if not result.taken:
-        raise Refused("the server took the message for nobody", Stage.RCPT, result.reply, result=result)
-    return result
 
 
 def _merged(

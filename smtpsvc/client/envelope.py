@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from smtpsvc.client.capabilities import Capabilities
-from smtpsvc.client.commands import address_of, line, path
+from smtpsvc.client.commands import address_of, line, path, plain
 from smtpsvc.client.errors import LimitReached, Stage, Unsupported
 from smtpsvc.client.params import write_mail, write_rcpt
 from smtpsvc.grammar.addresses import Address, SyntaxProblem
@@ -56,6 +56,16 @@ class Opening:
         :raises ValueError: for what cannot be written.
         """
         offered = self._offered
+        if not params and not utf8 and type(sender) is str and eight_bit is not None:
+            made = plain("MAIL FROM", sender)
+            if made is not None and (size is None or offered.size is None or size <= offered.size):
+                address, command = made
+                if size is not None and "SIZE" in offered.keywords:
+                    command = b"%b SIZE=%d" % (command, size)
+                if not eight_bit:
+                    return address, command + b"\r\n"
+                if offered.eight_bit:
+                    return address, command + b" BODY=8BITMIME\r\n"
         address = address_of(sender, sender=True)
         body = params.get("BODY")
         self.binary = body in (Body.BINARY_MIME, Body.BINARY_MIME.value)
@@ -95,6 +105,10 @@ class Opening:
         :raises Unsupported: if the server lacks what the recipient needs.
         :raises ValueError: for what cannot be written.
         """
+        if not params and type(recipient) is str:
+            made = plain("RCPT TO", recipient)
+            if made is not None:
+                return made[0], made[1] + b"\r\n"
         if isinstance(recipient, Recipient):
             params = {**params, **recipient.params} if recipient.params else params
             recipient = recipient.address
@@ -120,7 +134,8 @@ def any_international(recipients: Iterable[str | Address | Recipient]) -> bool:
     """Tell whether a local part among the recipients needs SMTPUTF8."""
     for each in recipients:
         try:
-            if not str(each).isascii() and not address_of(_bare(each)).local.isascii():
+            text = each if type(each) is str else str(each)
+            if not text.isascii() and not address_of(_bare(each)).local.isascii():
                 return True
         except SyntaxProblem:
             # Whoever writes it says so.

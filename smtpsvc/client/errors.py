@@ -61,6 +61,12 @@ class ClientError(Exception):
         self.maybe_delivered = maybe_delivered
         self.result = result
 
+    def again(self) -> ClientError:
+        """Give the same for another message that it hits too."""
+        made = type(self)(self.args[0], self.stage, self.reply)
+        made.__cause__ = self.__cause__
+        return made
+
     @property
     def temporary(self) -> bool:
         """True if the same may succeed later."""

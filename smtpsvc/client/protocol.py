@@ -45,6 +45,9 @@ class ClientProtocol(Protocol):
         self._secure = False
         # True while the transport has a socket of its own, and no TLS on it.
         self._plain = False
+        # What was written for the read that is going on; None while there is none.
+        self._gathered: list[bytes] | None = None
+        self._size = 0
         times = options.timeouts
         self._period = min(_LONGEST, min(times.of(stage) for stage in Stage) / 4)
         self.dialogue = Dialogue(self, clock, times)
@@ -66,8 +69,16 @@ class ClientProtocol(Protocol):
         opening.addCallbacks(self._ready, self._failed)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take octets from the server."""
-        self.dialogue.received(data)
+        """Take octets from the server; what is written for them leaves in one write."""
+        gathered: list[bytes] = []
+        self._gathered = gathered
+        self._size = 0
+        try:
+            self.dialogue.received(data)
+        finally:
+            self._gathered = None
+            if gathered:
+                self._send(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
     def handshakeCompleted(self) -> None:
         """TLS is there."""
@@ -107,7 +118,30 @@ class ClientProtocol(Protocol):
 
     def write(self, data: bytes) -> None:
         """
-        Send octets: few of them at once, where nothing waits to be sent.
+        Send octets: with the rest that is written for what is being read, or now.
+
+        :param data: much of it passes at once, so that the transport can say when it is too much.
+        """
+        gathered = self._gathered
+        if gathered is None:
+            self._send(data)
+            return
+        gathered.append(data)
+        self._size += len(data)
+        if self._size > _SMALL:
+            self._flush()
+
+    def _flush(self) -> None:
+        gathered = self._gathered
+        if gathered:
+            data = b"".join(gathered)
+            gathered.clear()
+            self._size = 0
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        """
+        Send few octets at once, where nothing waits to be sent.
 
         Twisted's transport sends in the next turn of the reactor, by way of the poller; of a small message
         that is a quarter of the work. Many are left to it: they must not hold up the other connections.
@@ -126,6 +160,7 @@ class ClientProtocol(Protocol):
 
     def start_tls(self) -> None:
         """Begin TLS; a handshake that fails loses the connection."""
+        self._flush()
         transport: Any = self.transport
         if not ITLSTransport.providedBy(transport):
             self.dialogue.fail(TLSFailed("TLS cannot begin on this kind of connection", Stage.TLS))
@@ -142,6 +177,7 @@ class ClientProtocol(Protocol):
 
     def close(self) -> None:
         """Close when all is sent."""
+        self._flush()
         transport: Any = self.transport
         # TLS would wait for it to go.
         self._plain = False

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from smtpsvc.client.body import Body
 from smtpsvc.client.envelope import any_international
-from smtpsvc.client.errors import ContentRefused, Stage
+from smtpsvc.client.errors import ContentRefused, Refused, Stage
 from smtpsvc.client.result import Result
 from smtpsvc.client.streaming import Outlet, pour
 from smtpsvc.client.transaction import Transaction
@@ -39,9 +39,15 @@ class Sending(Transaction):
         self._body = body
         self._forward = forward
         self._commands: list[bytes] = []
-        self._said = 0
-        self._piped = connection.capabilities.pipelining
-        self._inline = False
+        self._piped = self._offered.pipelining
+        self._asked = True
+
+    _said = 0
+    # Sent whole, the envelope with it.
+    _inline = False
+    _started = False
+    #: True if it fails with :class:`~smtpsvc.client.Refused` where nobody was taken.
+    raises = False
 
     def begin(
         self,
@@ -51,7 +57,7 @@ class Sending(Transaction):
         rcpt_params: Mapping[str, Any] = NO_PARAMS,
     ) -> Deferred[Result]:
         """
-        Send it.
+        Prepare it; :meth:`start` sends it.
 
         :raises ClientError: if it cannot be sent to this server; nothing was sent then.
         :raises ValueError: for what cannot be written.
@@ -68,51 +74,86 @@ class Sending(Transaction):
             address, command = opening.rcpt(each, rcpt_params)
             self._names.append(str(address))
             commands.append(command)
-        self._dialogue.active = self
+        return self._done
+
+    def start(self, reset: bool = False) -> None:
+        """
+        Begin to talk.
+
+        :param reset: with RSET, since the message before is not answered yet (RFC 2920 §3.1).
+        """
+        self._started = True
         if self._piped:
-            self._say_all()
+            self._say_all(reset)
         elif self._forward is not None:
-            self._dialogue.expect(Stage.COMMAND, self._say_next)
+            self._dialogue.expect(Stage.COMMAND, self._say_next, self.failed)
             self._dialogue.channel.write(self._forward)
         else:
             self._say_next(None)
-        return self._done
 
-    def _say_all(self) -> None:
+    @property
+    def complete(self) -> bool:
+        """True once all of it was sent, so that the next message may follow."""
+        return self._last_sent and self._piped
+
+    @property
+    def needs_reset(self) -> bool:
+        """True if it may leave a transaction open: it was sent whole before anybody was taken."""
+        return self._inline
+
+    def _say_all(self, reset: bool) -> None:
         """Say everything in one write (RFC 2920 §3.1)."""
         dialogue, commands = self._dialogue, self._commands
         expect = dialogue.expect
         if self._forward is not None:
             commands.insert(0, self._forward)
-            expect(Stage.COMMAND, self._forwarded)
+        if reset:
+            commands.insert(0, b"RSET\r\n")
+            expect(Stage.RESET, self._ignored)
+        if self._forward is not None:
+            expect(Stage.COMMAND, self._ignored)
         expect(Stage.MAIL, self._took_mail)
         for _ in self._names:
-            expect(Stage.RCPT, self._took_rcpt)
+            expect(Stage.RCPT, self._took_rcpt, self.failed)
         whole = self._body.whole
         if not (self._connection.chunking or self._opening.binary):
             commands.append(b"DATA\r\n")
-            expect(Stage.DATA, self._took_data)
+            expect(Stage.DATA, self._took_data, self.failed)
         elif whole is not None and len(whole) <= INLINE:
             self._inline = self._last_sent = True
-            expect(Stage.END, self._took_end)
+            expect(Stage.END, self._took_end, self.failed)
             tail = b"\r\n" if self._body.line_open else b""
             commands.append(b"BDAT %d LAST\r\n%b%b" % (len(whole) + len(tail), whole, tail))
         dialogue.channel.write(b"".join(commands))
+        if self._inline:
+            self._connection.advance()
 
     def _say_next(self, _: Reply | None) -> None:
         """Say one command, the one before having been answered."""
         command = self._commands[self._said]
         self._said += 1
         if self._said == 1:
-            self._dialogue.expect(Stage.MAIL, self._took_mail)
+            self._dialogue.expect(Stage.MAIL, self._took_mail, self.failed)
         else:
-            self._dialogue.expect(Stage.RCPT, self._took_rcpt)
+            self._dialogue.expect(Stage.RCPT, self._took_rcpt, self.failed)
         self._dialogue.channel.write(command)
+
+    def _fire(self, outcome: Result | BaseException) -> None:
+        if self.raises and isinstance(outcome, Result):
+            outcome = refusal_of(outcome) or outcome
+        super()._fire(outcome)
+
+    def _cancelled(self, done: Deferred[Result]) -> None:
+        if self._started:
+            super()._cancelled(done)
+            return
+        self._over = True
+        self._connection.ended(self)
 
     # The replies.
 
-    def _forwarded(self, reply: Reply) -> None:
-        """What a log is told need not hold up the mail."""
+    def _ignored(self, reply: Reply) -> None:
+        """Whether XFORWARD was taken need not hold up the mail; whether RSET was, the next reply shows."""
 
     def _took_mail(self, reply: Reply) -> bool:
         if not super()._took_mail(reply):
@@ -145,7 +186,7 @@ class Sending(Transaction):
         elif self._connection.chunking or self._opening.binary:
             self._stream()
         else:
-            self._dialogue.expect(Stage.DATA, self._took_data)
+            self._dialogue.expect(Stage.DATA, self._took_data, self.failed)
             self._dialogue.channel.write(b"DATA\r\n")
 
     def _took_data(self, reply: Reply) -> None:
@@ -154,7 +195,7 @@ class Sending(Transaction):
                 self._stream()
                 return
             # RFC 2920 §3.1: it was asked for before we knew that nobody is to get it.
-            self._dialogue.expect(Stage.END, self._voided)
+            self._dialogue.expect(Stage.END, self._voided, self.failed)
             self._dialogue.channel.write(b".\r\n")
         elif reply.code >= 400:
             if self.taken:
@@ -201,3 +242,11 @@ class Sending(Transaction):
                 error.result = self._result()
             self.abort()
             self._fire(error)
+
+
+def refusal_of(result: Result) -> Refused | None:
+    """Make the error of a result that has nobody taken; None if it has somebody."""
+    for each in result.recipients:
+        if each.taken:
+            return None
+    return Refused("the server took the message for nobody", Stage.RCPT, result.reply, result=result)

@@ -9,7 +9,7 @@ from typing import Final
 
 from smtpsvc.client.body import PIECE
 from smtpsvc.client.dialogue import Dialogue
-from smtpsvc.client.errors import ContentRefused, Stage
+from smtpsvc.client.errors import ClientError, ContentRefused, Stage
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.stuffing import ContentCheck, DotEncoder
 
@@ -52,17 +52,20 @@ class Outlet:
                 raise ContentRefused("the content has 8-bit octets, and the server lacks 8BITMIME", Stage.CONTENT)
         self._send(data)
 
-    def finish(self, took: Callable[[Reply], object], last: bytes = b"") -> None:
+    def finish(
+        self, took: Callable[[Reply], object], failed: Callable[[ClientError], object], last: bytes = b""
+    ) -> None:
         """
         Send the end, and wait for its reply.
 
+        :param failed: is told of a loss.
         :param last: the last piece, which goes out with the end; it was looked at.
         :raises ContentRefused: if the content ends in a bare CR.
         """
         damage = self._check.finish() if self._check is not None else None
         if damage is not None:
             raise ContentRefused(f"the content has a {damage} in it", Stage.CONTENT)
-        self._dialogue.expect(Stage.END, took)
+        self._dialogue.expect(Stage.END, took, failed)
         self._end(last)
 
     def _send(self, data: bytes) -> None:

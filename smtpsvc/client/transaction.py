@@ -36,19 +36,27 @@ class Transaction:
         self._dialogue: Dialogue = connection.dialogue
         self._offered = connection.capabilities
         self._opening = Opening(self._offered)
-        self._sender: Address | None = None
-        self._mail: Reply | None = None
         self._names: list[str] = []
         self.replies: list[Reply] = []
-        self._outlet: Outlet | None = None
-        # The reply to DATA, if it was a refusal.
-        self._unopened: Reply | None = None
         # What was said after the content: one reply, or one for each recipient.
         self._ends: list[Reply] = []
-        self._due = 0
-        self._last_sent = False
-        self._over = False
         self._done: Deferred[Result] = Deferred(self._cancelled)
+
+    _sender: Address | None = None
+    _mail: Reply | None = None
+    _outlet: Outlet | None = None
+    # The reply to DATA, if it was a refusal.
+    _unopened: Reply | None = None
+    # How many replies follow the content; 0 until that is known.
+    _due = 0
+    _last_sent = False
+    _over = False
+    # How it ended, before somebody has asked.
+    _outcome: Result | BaseException | None = None
+    _asked = False
+
+    #: How many recipients the server has taken so far.
+    taken = 0
 
     # Step by step.
 
@@ -56,11 +64,6 @@ class Transaction:
     def dropped(self) -> tuple[str, ...]:
         """The parameters that were left out so far, since the server does not know their extension."""
         return tuple(self._opening.dropped)
-
-    @property
-    def taken(self) -> int:
-        """How many recipients the server has taken so far."""
-        return sum(reply.code < 300 for reply in self.replies)
 
     def mail(
         self,
@@ -159,7 +162,10 @@ class Transaction:
             the connection is lost before all have come.
         """
         outlet, dialogue = self._outlet, self._dialogue
-        if dialogue.error is None and outlet is not None and outlet.refusal is None:
+        self._asked = True
+        if self._over:
+            self._fire(self._outcome or dialogue.error or RuntimeError("the transaction is over"))
+        elif dialogue.error is None and outlet is not None and outlet.refusal is None:
             try:
                 self._finish(outlet)
             except ClientError:
@@ -167,8 +173,8 @@ class Transaction:
                 return fail()
         elif dialogue.error is None:
             self._conclude()
-        elif not self._over:
-            self._fire(dialogue.error)
+        else:
+            self.failed(dialogue.error)
         return self._done
 
     def abort(self) -> None:
@@ -212,6 +218,9 @@ class Transaction:
 
     def _took_rcpt(self, reply: Reply) -> bool:
         self.replies.append(reply)
+        if reply.code < 300:
+            self.taken += 1
+            return True
         return self._sane(reply, Stage.RCPT)
 
     def _sane(self, reply: Reply, stage: Stage) -> bool:
@@ -222,6 +231,9 @@ class Transaction:
 
     def _lie(self, text: str, stage: Stage, reply: Reply) -> None:
         self._dialogue.fail(ServerMisbehaved(text, stage, reply))
+        assert self._dialogue.error is not None
+        # Nobody waits any more for the reply that was taken.
+        self.failed(self._dialogue.error)
 
     def _open(self, check: ContentCheck | None, *, checked: bool = False) -> Outlet:
         """Begin the content; it is looked at unless that was done, or it is binary."""
@@ -244,10 +256,12 @@ class Transaction:
         # Before the end is sent: a reply may come from within.
         self._last_sent = True
         try:
-            outlet.finish(self._took_end, last)
+            outlet.finish(self._took_end, self.failed, last)
         except ClientError:
             self._last_sent = False
             raise
+        self._dialogue.active = None
+        self._connection.advance()
 
     def _took_end(self, reply: Reply) -> None:
         if 300 <= reply.code < 400 and not (reply.code == 353 and self._opening.each_answered and not self._due):
@@ -266,7 +280,7 @@ class Transaction:
                     self._due = 1
                     self._connection.spoiled = True
         if len(self._ends) < self._due and self._dialogue.error is None:
-            self._dialogue.expect(Stage.END, self._took_end, next=True)
+            self._dialogue.expect(Stage.END, self._took_end, self.failed, next=True)
         else:
             self._conclude()
 
@@ -277,22 +291,28 @@ class Transaction:
         if self._over:
             return
         self._over = True
-        self._dialogue.active = None
+        if self._dialogue.active is self:
+            self._dialogue.active = None
         result = self._result()
         closed = self._ends and (self._due > 1 or self._ends[-1].code < 300)
-        if closed or self._mail is None or self._mail.code >= 400 or self._dialogue.farewell is not None:
-            self._connection.ended(self)
+        connection = self._connection
+        over = closed or self._mail is None or self._mail.code >= 400 or self._dialogue.farewell is not None
+        if over or connection.followed(self):
+            connection.ended(self)
             self._fire(result)
             return
 
         def ready(_: object) -> None:
-            self._connection.ended(self)
+            connection.ended(self)
             self._fire(result)
 
-        self._connection.reset_after(ready)
+        connection.reset_after(ready)
 
-    def _fire(self, outcome: Result | ClientError | BaseException) -> None:
+    def _fire(self, outcome: Result | BaseException) -> None:
         done = self._done
+        if not self._asked:
+            self._outcome = outcome
+            return
         if done.called:
             return
         if isinstance(outcome, Result):
@@ -302,6 +322,9 @@ class Transaction:
 
     def _result(self) -> Result:
         """Say what is known of each recipient; nothing of those of whom nothing is."""
+        if self.taken == 1 and len(self._names) == 1 and self._ends and self._refusal() is None and self._sender:
+            reply = self._ends[-1]
+            return Result(str(self._sender), (RecipientResult(self._names[0], reply),), reply, self.dropped)
         found = []
         ends = list(self._ends)
         refusal = self._refusal()
@@ -341,10 +364,11 @@ class Transaction:
         self._over = True
         refused = self._mail is not None and self._mail.code >= 400
         unknown = len(self.replies) < len(self._names) or self.taken > 0
-        error.maybe_delivered = self._last_sent and not refused and unknown
-        error.result = self._result()
+        mine = error.again()
+        mine.maybe_delivered = self._last_sent and not refused and unknown
+        mine.result = self._result()
         self._connection.ended(self)
-        self._fire(error)
+        self._fire(mine)
 
     def interrupted(self, reply: Reply) -> None:
         """The server refuses the message while it is being sent: there is no way on but to close."""
