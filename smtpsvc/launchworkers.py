@@ -156,6 +156,9 @@ class ParentService(LaunchedService):
             use_again(listener.endpoint)
         settings = share(self.plan.settings, self.plan.workers)
         shared = Shared(settings, MonotonicClock(running), worker.tally)
+        if self.plan.certificates is not None:
+            # This may be long after the parent has read them.
+            self.plan.certificates.catch_up()
         try:
             plan = replace(self.plan, settings=settings, shared=shared, watching=_Told(self.plan.watching))
             worker.serve(WorkerService(plan, worker), privileged=False)

@@ -231,10 +231,19 @@ class CertificateStore(Service):
 
     def _watch(self) -> None:
         self._schedule()
-        if self._look() != self._seen:
-            self.reload()
-        elif self._material is not None and self._wall_clock() - self._made > TICKETS:
+        if not self.catch_up() and self._material is not None and self._wall_clock() - self._made > TICKETS:
             self._use(self._material)
+
+    def catch_up(self) -> bool:
+        """
+        Read the files anew if they have changed since they were read, as is done every minute.
+
+        :returns: True if they have.
+        """
+        changed = self._look() != self._seen
+        if changed:
+            self.reload()
+        return changed
 
     def _use(self, material: _Material) -> None:
         self._contexts = _Contexts(material)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.certificates import pair
 from tests.hooks import MAIL, RCPT
 from tests.live import PATIENCE, ROOT, Server, until
-from tests.test_twistd import FOREGROUND, ProcessTestCase, is_running, ports_in, send, wait_for
+from tests.test_twistd import FOREGROUND, TWISTD, ProcessTestCase, is_running, ports_in, send, wait_for
 
 #: The program of the documentation.
 EXAMPLE = str(ROOT / "docs" / "examples" / "cluster.py")
@@ -262,6 +263,17 @@ class EndTests(WorkersTestCase):
         until(lambda: self.text(server).count("read TLS certificates for") == 2, "both have read them")
         self.assertEqual(len(self.pids(server)), 2)
 
+    def test_new_certificate(self) -> None:
+        """A worker that is started later has the certificates of that time."""
+        with tempfile.NamedTemporaryFile(suffix=".pem", delete=False) as file:
+            file.write(b"".join(pair()))
+        path = Path(file.name)
+        self.addCleanup(path.unlink)
+        server = self.serve("--tls-certificate", str(path))
+        path.write_bytes(b"".join(pair("new.example")))
+        os.kill(self.pids(server)[0], signal.SIGKILL)
+        until(lambda: "read TLS certificates for new.example" in self.text(server), "the new certificate")
+
 
 class LoadTests(WorkersTestCase):
     def test_killed(self) -> None:
@@ -340,6 +352,38 @@ class MistakeTests(ProcessTestCase):
         self.assertEqual((code, err), (0, ""))
         self.assertIn("\nworkers = 3\n", out)
         self.assertEqual(list(self.home.iterdir()), [])
+
+
+class ReactorTests(ProcessTestCase):
+    def test_reactors(self) -> None:
+        """Under any reactor workers serve, by either transport, and end."""
+        for reactor, transport in (("poll", "direct"), ("select", "stock"), ("asyncio", "direct")):
+            with self.subTest(reactor):
+                before = (*TWISTD, "-n", f"--reactor={reactor}", "--pidfile=", "smtpsvc")
+                options = ("--workers", "2", "--port", "0", "--transport", transport, "--backend", "null:")
+                process = self.start(*before, *options)
+                for _ in range(4):
+                    send(ports_in(self.log.read_text())[0])
+                pids = workers_of(process.pid)
+                process.terminate()
+                self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+                for pid in pids:
+                    wait_for(lambda pid=pid: not is_running(pid), "the end of a worker")
+                self.assertNotIn("Traceback", self.log.read_text())
+
+    def test_json(self) -> None:
+        """The log as JSON is written by the parent, each message once, with the number of its worker."""
+        process = self.start(*FOREGROUND["python -m"], "--workers", "2", "--port", "0", "--log-json", "json")
+        for _ in range(6):
+            send(ports_in(self.log.read_text())[0])
+        process.terminate()
+        process.wait(PATIENCE)
+        events = [json.loads(line) for line in (self.home / "json").read_text().splitlines()]
+        messages = [event for event in events if event.get("event") == "message"]
+        self.assertEqual(len({event["id"] for event in messages}), 6)
+        self.assertEqual(len(messages), 6)
+        self.assertLessEqual({event["worker"] for event in messages}, {1, 2})
+        self.assertEqual(self.log.read_text().count(" 250 from "), 6)
 
 
 class DaemonTests(ProcessTestCase):
