@@ -18,7 +18,7 @@ class RouteOptions:
         """
         Send some mail to another backend: PATTERN=NAME:ARGUMENT, such as example.com=maildir:/var/mail; may be
         given several times, and the first that fits counts. A pattern is a domain, .domain for those below it,
-        user@domain, user@*, account:NAME, role:NAME, listener:PLACE or *. What none fits goes to --backend.
+        user@domain, account:NAME, role:NAME, listener:PLACE or * for all. What none fits goes to --backend.
         """
         self._routes().append(text)
 

@@ -111,6 +111,28 @@ def reply_table(notes: Notes, unsent: Sequence[str] = ()) -> list[str]:
     return list_table(["Code", "Enhanced", "Text", "From", "When"], rows, "6 9 30 12 43")
 
 
+def policy_table(notes: Notes) -> list[str]:
+    """
+    List the policies.
+
+    :param notes: what each answers where it refuses.
+    """
+    from smtpsvc.policyoptions import policy_factories, usage_of
+
+    known = policy_factories()
+    matched(known, notes, 1)
+    rows = [[f"``{usage_of(known[name])}``", plain(known[name].summary), notes[name][0]] for name in notes]
+    return list_table(["Policy", "What it does", "Refusals"], rows, "30 45 25")
+
+
+def policy_help(name: str) -> list[str]:
+    """Describe a policy by its own help."""
+    from smtpsvc.policyoptions import policy_factory, usage_of
+
+    factory = policy_factory(name)
+    return [f"``{usage_of(factory)}``", "", *plain(factory.help).splitlines(), ""]
+
+
 def sequence_table() -> list[str]:
     """Show which verb is served in which state, and where it leads."""
     states = [state for state in State if state is State.CONNECTED or state in FOLLOWS.values()]
@@ -343,8 +365,15 @@ def module_list(package: str, skipped: Sequence[str] = ()) -> list[str]:
         name = module.__name__
         elsewhere = any(f"{name}.".startswith(f"{each}.") for each in skipped)
         if f"{name}.".startswith(f"{package}.") and name != "smtpsvc" and not elsewhere:
-            lines += [name, "-" * len(name), "", f".. automodule:: {name}", ""]
+            lines += [name, "-" * len(name), "", f".. automodule:: {name}", *_members(module), ""]
     return lines
+
+
+def _members(module: ModuleType) -> list[str]:
+    """Leave the members of a module out that only gives names which are at home elsewhere: they are described there."""
+    given = [getattr(module, name) for name in getattr(module, "__all__", ())]
+    elsewhere = given and all(getattr(each, "__module__", "") != module.__name__ for each in given)
+    return ["   :no-members:"] if elsewhere and hasattr(module, "__path__") else []
 
 
 def interface_names() -> dict[str, str]:

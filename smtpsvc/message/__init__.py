@@ -11,7 +11,9 @@ from smtpsvc.grammar.trace import Received, date_time, delivered_to, return_path
 from smtpsvc.message.batv import BATV, BATVError, unwrap_batv
 from smtpsvc.message.fields import Field, Header, HeaderEditor, edited, field, split_header
 from smtpsvc.message.mailboxes import Canonical, quoted, split_address, split_tag, unquoted
-from smtpsvc.message.parsing import Bounds, Email, Mailbox, Part, Resent, parse
+from smtpsvc.message.parsing import Email, Mailbox, Resent, parse
+from smtpsvc.message.parts import Part
+from smtpsvc.message.splitting import Bounds
 from smtpsvc.message.srs import SRS, SRSError, unwrap_sender, unwrap_srs
 from smtpsvc.message.threads import parse_in_thread
 

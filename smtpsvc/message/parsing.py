@@ -22,7 +22,7 @@ from smtpsvc.message.reading import Fields, open_source
 from smtpsvc.message.splitting import Bounds, Splitter, whole_message
 from smtpsvc.message.words import decode_charset, decode_words
 
-__all__ = ["Bounds", "Email", "Mailbox", "Part", "Resent", "parse"]
+__all__ = ["Email", "Mailbox", "Resent", "parse"]
 
 #: A field of addresses or ids is read so far.
 _LONGEST_LIST: Final = 256 * 1024

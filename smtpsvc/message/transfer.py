@@ -182,9 +182,11 @@ class Decoded(io.RawIOBase):
         self._ended = False
 
     def readable(self) -> bool:
+        """It can be read, and nothing else."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Decode as much as there is room for."""
         while not self._ready and not self._ended:
             octets = self._read(self._place, _PIECE)
             self._place += len(octets)
