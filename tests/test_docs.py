@@ -244,6 +244,15 @@ class TableTests(SynchronousTestCase):
         self.assertEqual({each.keyword for each in defaults()} - notes.keys(), set(), "without a status")
         self.assertNotIn("     -\n", shown)
 
+    def test_policies(self) -> None:
+        """The page of policies has each with its refusals, and describes each by its help."""
+        notes, _ = directive("policies.rst", "policy-table")
+        shown = "\n".join(tables.policy_table(notes))
+        self.assertIn("- ``domains:DOMAIN,...``\n", shown)
+        for name in notes:
+            self.assertIn(f".. policy-help:: {name}\n", "".join(PAGES.values()), name)
+            self.assertGreater(len(tables.policy_help(name)), 3)
+
     def test_sequence(self) -> None:
         """The sequence table shows what a server answers."""
         text = "\n".join(tables.sequence_table())

@@ -164,6 +164,19 @@ class LiveTests(TestCase):
         done = run(*command, "--check", "--port", "0", "--backend", "lists:lists.txt", env=environment)
         self.assertIn(b"backend = lists:lists.txt\n", done.stdout)
 
+    def test_policy_plugin(self) -> None:
+        """The plugin file of the page of policies gives the command line a policy."""
+        plugins = self.directory / "twisted" / "plugins"
+        plugins.mkdir(parents=True)
+        shutil.copy(EXAMPLES / "greylist_plugin.py", plugins)
+        path = os.pathsep.join([str(self.directory), str(EXAMPLES), str(ROOT)])
+        command = [sys.executable, "-m", "smtpsvc"]
+        done = run(*command, "--help-policy", "delays", env={**os.environ, "PYTHONPATH": path}, cwd=self.directory)
+        self.assertTrue(done.stdout.startswith(b"delays:delay=TIME\n\nAsk senders that are new"), done)
+        options = ("--check", "--port", "0", "--backend", "null:", "--policy", "delays:delay=1m,warn-only")
+        done = run(*command, *options, env={**os.environ, "PYTHONPATH": path}, cwd=self.directory)
+        self.assertIn(b"policy = delays:delay=1m,warn-only\n", done.stdout)
+
 
 class CommandTests(SynchronousTestCase):
     def test_understood(self) -> None:

@@ -59,6 +59,24 @@ class ReplyTable(Generated):
         return tables.reply_table(notes, self.without)
 
 
+class PolicyTable(Generated):
+    """``policy-table``: the policies that are installed."""
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the table."""
+        return tables.policy_table(notes)
+
+
+class PolicyHelp(Generated):
+    """``policy-help:: name``: the help of a policy."""
+
+    required_arguments = 1
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the paragraphs."""
+        return tables.policy_help(self.arguments[0])
+
+
 class SequenceTable(Generated):
     """``sequence-table``: which verb is served when."""
 
@@ -172,6 +190,8 @@ def short_interfaces(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx the directives."""
     app.add_directive("reply-table", ReplyTable)
+    app.add_directive("policy-table", PolicyTable)
+    app.add_directive("policy-help", PolicyHelp)
     app.add_directive("sequence-table", SequenceTable)
     app.add_directive("verbs-not-served", VerbsNotServed)
     app.add_directive("option-list", OptionList)
