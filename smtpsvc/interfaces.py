@@ -667,7 +667,7 @@ class IAccount(Interface):
 
 class IMonitor(Interface):
     """
-    Watches the server at nine points. It must neither raise nor wait.
+    Watches the server at ten points. It must neither raise nor wait.
 
     What it raises is logged, once for each point, and harms neither the client nor other monitors. Of a
     monitor that is derived from :class:`smtpsvc.Monitor` those points are watched that its class overrides,
@@ -702,6 +702,14 @@ class IMonitor(Interface):
 
     def message(envelope: Envelope, size: int, seconds: float, replies: Sequence[Reply]) -> None:
         """A message was taken or refused; *size* in bytes, *seconds* since its MAIL, a reply for each recipient."""
+
+    def broken(envelope: Envelope, size: int, problem: str) -> None:
+        """
+        A connection has ended in the middle of a transaction.
+
+        :param size: bytes of its content that have come.
+        :param problem: why, in half a sentence of ours.
+        """
 
     def waited(peer: Peer, hook: str, seconds: float) -> None:
         """

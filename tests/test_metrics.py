@@ -173,6 +173,14 @@ class CountTests(SynchronousTestCase):
             self.assertEqual(totals.get("replies_total", "smtp", "RCPT", "2xx"), 1)
             self.assertEqual(totals.get("replies_total", "smtp", "RCPT", "4xx"), 1)
 
+    def test_broken(self) -> None:
+        """Transactions in the middle of which the connection ends are counted, and are no messages."""
+        wire, metrics, _ = measured()
+        wire.say("EHLO x", MAIL, RCPT, "DATA", "text").hang_up()
+        totals = metrics.totals()
+        self.assertEqual(totals.get("transactions_broken_total", "smtp"), 1)
+        self.assertEqual(totals.get("messages_total", "smtp", "taken"), 0)
+
     def test_failures(self) -> None:
         """Hooks that fail are counted."""
         wire, metrics, _ = measured(ScriptedBackend(mail=KeyError))

@@ -46,6 +46,9 @@ class Recorder(Monitor):
     def secured(self, *args: Any) -> None:
         self.seen.append(("secured", *args))
 
+    def broken(self, *args: Any) -> None:
+        self.seen.append(("broken", *args))
+
     def waited(self, *args: Any) -> None:
         self.seen.append(("waited", *args))
 
@@ -193,6 +196,15 @@ class PointTests(SynchronousTestCase):
         wire.say(MAIL).hang_up()
         self.assertEqual(len(recorder.of("waited")), 1)
 
+    def test_broken(self) -> None:
+        """broken() has a transaction whose connection has ended; none that was ended by its client."""
+        wire, recorder, _ = watched()
+        wire.say("EHLO x", MAIL, "RSET", MAIL, RCPT, "DATA", "text").hang_up()
+        [(envelope, size, problem)] = recorder.of("broken")
+        self.assertEqual((len(envelope.recipients), problem), (1, "the connection was lost"))
+        # The end of the line may belong to that of the message.
+        self.assertEqual(size, len(b"text"))
+
     def test_exchange(self) -> None:
         """The time that a client takes to answer is not told as a hook's."""
         factory, clock = clocked_factory(
@@ -301,8 +313,8 @@ class GroupTests(SynchronousTestCase):
 
     def test_unwatched_points(self) -> None:
         """A point that no monitor overrides costs nothing: there is nothing to call."""
-        self.assertEqual([getattr(Watch([]), point) for point in POINTS], [None] * 9)
-        self.assertEqual([getattr(Watch([Monitor()]), point) for point in POINTS], [None] * 9)
+        self.assertEqual([getattr(Watch([]), point) for point in POINTS], [None] * 10)
+        self.assertEqual([getattr(Watch([Monitor()]), point) for point in POINTS], [None] * 10)
 
     def test_watched_points(self) -> None:
         """A point that one overrides is watched, and by that one alone; limits show in replies."""
@@ -342,6 +354,9 @@ class GroupTests(SynchronousTestCase):
                 self.count += 1
 
             def secured(self, peer: Any, tls: Any, problem: str) -> None:
+                self.count += 1
+
+            def broken(self, envelope: Any, size: int, problem: str) -> None:
                 self.count += 1
 
             def waited(self, peer: Any, hook: str, seconds: float) -> None:

@@ -101,6 +101,7 @@ class Counters(Quick):
         self._waits: dict[str, Histogram] = {}
         self._limits: dict[str, list[int]] = {}
         self._failures = 0
+        self._broken = 0
 
     def connected(self, peer: Peer) -> None:
         """Count a client."""
@@ -156,6 +157,10 @@ class Counters(Quick):
         sizes.counts[bisect_left(sizes.bounds, size)] += 1
         sizes.sum += size
 
+    def broken(self, envelope: Envelope, size: int, problem: str) -> None:
+        """Count a transaction that was broken off."""
+        self._broken += 1
+
     def waited(self, peer: Peer, hook: str, seconds: float) -> None:
         """Count a hook that did not answer at once."""
         _of(self._waits, hook or OTHER, _waits).observe(seconds)
@@ -201,6 +206,7 @@ class Counters(Quick):
         for limit, (count,) in self._limits.items():
             totals.put("limits_total", count, role, limit)
         totals.put("backend_failures_total", self._failures, role)
+        totals.put("transactions_broken_total", self._broken, role)
 
 
 def _zero() -> list[int]:

@@ -44,6 +44,8 @@ _TABLE: Final = (
            ("role", "result")),
     Family("message_duration_seconds", "histogram", "From MAIL to the reply to the content", ("role",), _SHORT),
     Family("message_size_bytes", "histogram", "Size of messages whose content has come", ("role",), _SIZES),
+    Family("transactions_broken_total", "counter", "Transactions in the middle of which the connection ended",
+           ("role",)),
     Family("replies_total", "counter", "Replies, by the verb that they answer and the first digit of their code",
            ("role", "verb", "class")),
     Family("logins_total", "counter", "Credentials that were judged", ("role", "mechanism", "result")),

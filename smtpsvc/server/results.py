@@ -233,6 +233,9 @@ def tell_broken(conversation: Conversation, why: Failure | Reply) -> None:
     receiver: Any = conversation.receiver
     size = getattr(receiver, "size", 0)
     peer = conversation.peer
+    watch = conversation.factory.watch.broken
+    if watch is not None:
+        watch(envelope, size, problem)
     conversation.factory.log.info(
         "{peer_id}: {host} ({helo!r}) broke off {id} from {sender!r} to {count} recipients{after}: {problem}",
         peer_id=peer.id,

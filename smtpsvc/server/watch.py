@@ -27,7 +27,7 @@ Watcher = Callable[..., None]
 
 #: What a monitor may watch.
 POINTS: Final = (
-    "connected", "secured", "replied", "login", "message", "waited", "limited", "failed", "disconnected",
+    "connected", "secured", "replied", "login", "message", "broken", "waited", "limited", "failed", "disconnected",
 )  # fmt: skip
 
 #: The limits that are told of as they act, by the names of their options.
@@ -72,6 +72,9 @@ class Monitor:
     def message(self, envelope: Envelope, size: int, seconds: float, replies: Sequence[Reply]) -> None:
         """A message was taken or refused."""
 
+    def broken(self, envelope: Envelope, size: int, problem: str) -> None:
+        """A connection has ended in the middle of a transaction."""
+
     def waited(self, peer: Peer, hook: str, seconds: float) -> None:
         """A hook that did not answer at once has answered."""
 
@@ -112,6 +115,7 @@ class Watch:
     replied: Watcher | None
     login: Watcher | None
     message: Watcher | None
+    broken: Watcher | None
     waited: Watcher | None
     limited: Watcher | None
     failed: Watcher | None
