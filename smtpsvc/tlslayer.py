@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python import log
@@ -211,9 +213,8 @@ class TLSLayer(TLSMemoryBIOProtocol):
             self._flush()
 
     def _flushReceiveBIO(self) -> None:
-        """The connection is gone: see how it ended."""
-        if not self.paused:
-            self._take_piece()
+        """The connection is gone in its handshake: let OpenSSL say how it ended."""
+        self._take_piece()
 
     def _forget(self) -> None:
         self._wire, self._place, self._given = b"", 0, 0
@@ -263,6 +264,11 @@ class TLSLayer(TLSMemoryBIOProtocol):
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
+        if self._handshakeDone and not self._lostTLSConnection:
+            # All that came was decrypted, and no farewell was in it: OpenSSL would say so in 40 µs.
+            self._lostTLSConnection = True
+            if reason.check(ConnectionDone):
+                reason = Failure(CONNECTION_LOST)
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
         self._forget()
 
