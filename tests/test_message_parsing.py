@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta, timezone
 from email.message import EmailMessage
 from typing import Any
@@ -15,6 +16,7 @@ from smtpsvc.grammar.addresses import Address
 from smtpsvc.message import Bounds, Email, Mailbox, parse, parse_in_thread
 from smtpsvc.message.reading import Source
 from smtpsvc.values import Envelope, Peer
+from tests.pages import EXAMPLES
 from tests.support import given, settings, st
 
 PNG = bytes(range(256))
@@ -416,6 +418,7 @@ class HostileTests(SynchronousTestCase):
             (multipart(b"\r\nx", end=b""), "x\n", "does not end"),
             (multipart(b"no field\r\nmore"), "no field\nmore", "no field"),
             (b"Subject: x\r\nno field\r\nmore", "no field\nmore", "no field"),
+            (b"Content-Type: multipart/mixed; boundary=b\r\n\r\nx", "x", "no parts"),
             (multipart(b"Content-Type: multipart/mixed; boundary=b\r\n\r\nx"), "", "boundary of one around it"),
             (b"Content-Transfer-Encoding: x-gzip\r\n\r\nx", "x", "not known"),
             (b"Content-Type: text/plain; charset=no-such\r\n\r\nx", "x", "cannot be decoded"),
@@ -426,6 +429,11 @@ class HostileTests(SynchronousTestCase):
                 email, _ = self.reads(message)
                 self.assertEqual(email.text, text)
                 self.assertIn(defect, "".join(email.defects))
+
+    def test_odd_boundary(self) -> None:
+        """Parts whose boundary is no text are not lost with it."""
+        email, _ = self.reads(multipart(b"\r\nhidden", boundary=b"\xff"))
+        self.assertIn("hidden", email.text)
 
     def test_damaged_attachment(self) -> None:
         """Damage in an attachment is a defect once its size is known."""
@@ -491,6 +499,17 @@ class SplitTests(SynchronousTestCase):
 
 
 class ThreadTests(TestCase):
+    async def test_example(self) -> None:
+        """The example of the page of messages says what a message asks, and what files it has."""
+        example: dict[str, Any] = {}
+        exec(compile((EXAMPLES / "tickets.py").read_text(), "tickets.py", "exec"), example)
+        said = io.StringIO()
+        with redirect_stdout(said):
+            await example["backend"](message_of(NESTED))
+        self.assertEqual(
+            said.getvalue(), "a@x.example asks: \u00fc two\n with \u00fcbersicht.pdf application/pdf 4 bytes\n"
+        )
+
     async def test_thread(self) -> None:
         """A message is parsed in a thread of the reactor's pool, to its end."""
         email = await parse_in_thread(NESTED, reactor=reactor)

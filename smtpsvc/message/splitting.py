@@ -110,6 +110,10 @@ class Splitter:
             part.ends = max(part.begins, end)
             del self._delimiters[_delimiter_of(part)]
             self._found_by = None
+            if not part.parts and self._count <= self._bounds.parts:
+                # What there is may not get lost.
+                self._defect("a multipart has no parts; it is taken for text")
+                part.type, part.is_multipart = "text/plain", False
         del self._open[level:]
 
     def _pattern(self) -> re.Pattern[bytes]:
