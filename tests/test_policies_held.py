@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from smtpsvc.backends.function import TemporaryContent
 from smtpsvc.grammar.addresses import Address
@@ -182,6 +183,16 @@ class HoldingTests(SynchronousTestCase):
         clock.advance(400)
         self.assertEqual((wire.last_reply.code, len(cancelled), backend.messages), (451, 1, []))
 
+    def test_memory_of_kept(self) -> None:
+        """Memory is given back when the backend has all of a message, before it has kept it."""
+        kept: Deferred[None] = Deferred()
+        wire, backend, _ = serve(lambda held: None, finish=kept)
+        wire.say(*MESSAGE)
+        self.assertIn("finish", backend.hooks)
+        self.assertEqual(wire.factory.backend._holding.budget.used, 0)
+        kept.callback(None)
+        self.assertEqual(wire.last_reply.code, 250)
+
     def test_closed(self) -> None:
         """When its check has settled, a message can be neither read nor changed."""
         kept: list[HeldMessage] = []
@@ -202,6 +213,25 @@ class HoldingTests(SynchronousTestCase):
         wire, backend, _ = serve(policies=[type("Ending", (Policy,), {"message": lambda self, envelope: None})()])
         wire.say(*MESSAGE[:-1])
         self.assertEqual(backend.hooks.count("write"), 3)
+
+
+class ThreadTests(TestCase):
+    async def test_real(self) -> None:
+        """Real threads write a large message to a file and read it again, and the file is closed at the end."""
+        backend = ScriptedBackend()
+        chain: Any = with_policies(backend, Examining(lambda held: held.header.insert(field("X-Seen", "yes"))))
+        envelope = message().envelope
+        delivery = chain.open_session(envelope.peer, None).data(envelope)
+        piece = b"x" * 98 + b"\r\n"
+        for part in range(300):
+            written = delivery.write(b"A: b\r\n\r\n" if part == 0 else piece * 100)
+            if written is not None:
+                await written
+        self.assertIsNone(await delivery.finish())
+        self.assertEqual(backend.messages[0].content[:22], b"X-Seen: yes\r\nA: b\r\n\r\nx")
+        self.assertEqual(len(backend.messages[0].content), 21 + 100 * 29900)
+        while delivery._file._file is not None:
+            await deferToThread(lambda: None)
 
 
 class ChangeTests(SynchronousTestCase):

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc.grammar.addresses import NULL, Address
 from smtpsvc.settings import Role
-from smtpsvc.values import Body, Envelope, Peer, Recipient, TLSInfo
+from smtpsvc.values import Body, Envelope, Peer, Quarantine, Recipient, Results, TLSInfo
 
 CLIENT = Peer(IPv4Address("TCP", "192.0.2.1", 50000), "c1")
 ADDRESS = Address("b", "y.example")
@@ -116,3 +116,23 @@ class BodyTests(SynchronousTestCase):
     def test_words(self) -> None:
         """The members are the words of RFC 6152 and RFC 3030."""
         self.assertEqual([body.value for body in Body], ["7BIT", "8BITMIME", "BINARYMIME"])
+
+
+class ResultsTests(SynchronousTestCase):
+    def test_types(self) -> None:
+        """There is one value of each type, and a type does not find those that derive from it."""
+        results = Results()
+        self.assertEqual((results.get(Quarantine), len(results)), (None, 0))
+        for value in (Quarantine("a"), True, Quarantine("b")):
+            results.put(value)
+        self.assertEqual((results.get(Quarantine), results.get(bool), results.get(int)), (Quarantine("b"), True, None))
+        self.assertEqual(list(results), [Quarantine("b"), True])
+        self.assertEqual(repr(results), "Results([Quarantine(reason='b'), True])")
+
+    def test_kept(self) -> None:
+        """A peer and an envelope each keep theirs."""
+        envelope = Envelope("t1", Peer(None, "c1"), NULL)
+        for owner in (envelope, envelope.peer):
+            owner.results.put(Quarantine("a"))
+            self.assertEqual(owner.results.get(Quarantine), Quarantine("a"))
+        self.assertIsNot(envelope.results, envelope.peer.results)

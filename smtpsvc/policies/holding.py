@@ -64,11 +64,12 @@ class HeldDelivery:
     :param session: the backend's.
     """
 
-    __slots__ = ("_envelope", "_file", "_holding", "_session", "_spool")
+    __slots__ = ("_dropped", "_envelope", "_file", "_holding", "_session", "_spool")
 
     def __init__(self, holding: Holding, session: Any, envelope: Envelope) -> None:
         self._holding = holding
         self._session = session
+        self._dropped = False
         self._envelope = envelope
         self._file = TemporaryContent()
         self._spool = Spool(self._file.write, holding.defer, holding.budget, holding.spool_at, envelope.id)
@@ -126,6 +127,9 @@ class HeldDelivery:
         return self._drop()
 
     def _drop(self) -> Deferred[None] | None:
+        if self._dropped:
+            return None
+        self._dropped = True
         idle = self._spool.drop()
         return idle.addCallback(self._close) if self._spool.spooled else None
 
@@ -152,6 +156,9 @@ class HeldDelivery:
         except BaseException as error:  # a cancelled hand-over has kept nothing
             abort(envelope, delivery, error)
             raise
+        # The backend has it now; while that is kept, it need not be in memory twice.
+        held.close()
+        self._drop()
         return await settled(held.answers(await settled(delivery.finish())))
 
     async def _write_all(self, held: HeldMessage, delivery: Any) -> None:
