@@ -261,8 +261,8 @@ class ForkedProcess:
         self._protocol.childDataReceived(name, data)
 
     def childConnectionLost(self, name: int, reason: Failure) -> None:
-        """A pipe is closed."""
-        self.pipes.pop(name, None)
+        """A pipe is done with."""
+        os.close(self.pipes.pop(name).fileno())
         self._protocol.childConnectionLost(name)
         self._look()
 

@@ -86,7 +86,10 @@ class ForkerTests(TestCase):
 
     @inlineCallbacks
     def test_pipes(self) -> Any:
-        """A process has the pipes and files that it was given, by their numbers."""
+        """A process has the pipes and files that it was given, by their numbers; none is left open at its end."""
+        # The reactor has opened what it needs.
+        yield wait()
+        before = len(os.listdir("/proc/self/fd"))
         hear, say = os.pipe()
         os.write(say, b"handed")
         os.close(say)
@@ -96,6 +99,7 @@ class ForkerTests(TestCase):
         self.assertIsInstance(reason, ProcessDone)
         self.assertEqual(noting.said, {1: b"out", 2: b"err", SAY: b"said handed"})
         self.assertEqual(noting.events, ["exited", "ended"])
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     @inlineCallbacks
     def test_status(self) -> Any:

@@ -245,12 +245,40 @@ class EndTests(WorkersTestCase):
     def test_parent_killed(self) -> None:
         """Where the parent is killed the workers end too: at once where they have nothing to do, else in order."""
         server, client, pids = self.begin()
+        (helper,) = children(server.process.pid)
         server.kill()
+        until(lambda: not is_running(helper), "the end of the helper")
         until(lambda: sum(map(is_running, pids)) == 1, "the end of the idle worker")
         self.assertRaises(ConnectionRefusedError, server.connect)
         self.assertEqual(client.say("x\r\n."), [250])
         self.ended(server, *pids)
         self.assertEqual(len(server.mails()), 1)
+
+    def test_helper_killed(self) -> None:
+        """Where the helper that starts workers is killed, the service ends in order, says why, and with status 1."""
+        server, client, pids = self.begin()
+        os.kill(children(server.process.pid)[0], signal.SIGKILL)
+        until(lambda: "clients not done yet: 1" in self.text(server), "the stop")
+        self.assertEqual(client.say("x\r\n."), [250])
+        self.ended(server, *pids)
+        self.assertEqual(server.process.returncode, 1)
+        self.assertIn("the process that starts workers has ended", self.text(server))
+        self.assertNotIn("Traceback", self.text(server))
+
+    def test_nothing_left(self) -> None:
+        """Workers that are killed leave no descriptor open, in the parent, the helper, or those that follow."""
+        server = self.serve()
+
+        def counts() -> list[int]:
+            helper = children(server.process.pid)
+            return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (server.process.pid, *helper, *self.pids(server))]
+
+        before = counts()
+        for number in range(5):
+            os.kill(self.pids(server)[0], signal.SIGKILL)
+            started = 3 + number + 1
+            until(lambda started=started: self.text(server).count("smtpsvc starting on") == started, "a new worker")
+        until(lambda: counts() == before, "the same number of descriptors")
 
     def test_hangup(self) -> None:
         """SIGHUP has each worker read its certificates anew."""

@@ -164,6 +164,9 @@ class _Backend(_Front):
 
     __slots__ = ("_memory",)
 
+    #: Another process would not know what this one remembers.
+    shareable: ClassVar[bool] = False
+
     def __init__(self, backend: IBackend, memory: _Memory) -> None:
         self._behind = backend
         self._memory = memory
