@@ -156,18 +156,12 @@ class Rate(Policy):
     def mail(self, envelope: Envelope) -> Outcome:
         """Count a message; or look whether its bytes may come."""
         key = self._key(envelope)
-        if not key:
-            return None
-        taken = self._may_come(key, envelope) if self._in_bytes else self._buckets.take(key, 1, 1)
-        return None if taken else TOO_FAST
+        return None if not key or self._taken(key, envelope) else TOO_FAST
 
     def rcpt(self, envelope: Envelope, recipient: Recipient) -> Outcome:
         """Count a recipient, or a message for a mailbox; or look whether its bytes may come."""
         key = _mailbox(recipient) if self._by_mailbox else self._key(envelope)
-        if not key:
-            return None
-        taken = self._may_come(key, envelope) if self._in_bytes else self._buckets.take(key, 1, 1)
-        return None if taken else TOO_FAST
+        return None if not key or self._taken(key, envelope) else TOO_FAST
 
     def content(self, envelope: Envelope, content: bytes) -> Outcome:
         """Count bytes; a message that has begun may run into debt, which keeps the next one waiting."""
@@ -177,7 +171,9 @@ class Rate(Policy):
                 self._buckets.take(key, len(content), float("-inf"))
         return None
 
-    def _may_come(self, key: str, envelope: Envelope) -> bool:
+    def _taken(self, key: str, envelope: Envelope) -> bool:
+        if not self._in_bytes:
+            return self._buckets.take(key, 1, 1)
         return self._buckets.take(key, 0, max(1, min(envelope.size or 0, self._buckets.burst)))
 
 
