@@ -242,10 +242,12 @@ class _ServingBackend(_GuardedBackend, MultiService):
 class _GuardedSession(Front):
     """A session that asks a chain before the hooks for which it has checks."""
 
-    __slots__ = ("close", "data", "helo", "mail", "rcpt", "reset")
+    __slots__ = ("__providedBy__", "close", "data", "helo", "mail", "rcpt", "reset")
 
     def __init__(self, session: Any, peer: Peer, checks: _Checks, holding: Holding | None) -> None:
         self._behind = session
+        # Asked several times for each session, of which the property of Front makes a call each.
+        self.__providedBy__ = providedBy(session)  # type: ignore[misc]
         # Partials of functions and no methods of this class: an unchecked hook is then the session's own, at no
         # cost, and a checked one makes no reference cycle with the session.
         self.helo = partial(_helo, checks.helo, peer, session.helo) if checks.helo else session.helo
