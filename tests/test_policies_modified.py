@@ -79,6 +79,7 @@ class RefusalTests(PolicyTestCase):
         wire.say(HELLO, MAIL)
         (event,) = self.events
         self.assertEqual(wire.last_reply, Reply(550, f"No ({event['id']})", "5.7.1"))
+        self.assertEqual(event["text"], wire.last_reply.text)
         wire = self.connect(policy(helo=NO)).say(HELLO)
         self.assertEqual(wire.last_reply.text, f"No ({wire.protocol.conversation.peer.id})")
 

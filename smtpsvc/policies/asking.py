@@ -62,16 +62,17 @@ def refused(check: Check, args: tuple[Any, ...], reply: Reply) -> Reply:
     if reply.code < 400:
         return reply
     fields = subject(args)
+    told = with_id(reply, fields["id"] or fields["peer_id"])
     log.info(
         "{peer_id}: {policy} has refused {stage} of {about}: {code} {enhanced} {text!r}",
         policy=name_of(getattr(check, "__self__", check)),
         stage=getattr(check, "__name__", ""),
         code=reply.code,
         enhanced=reply.enhanced,
-        text=reply.text,
+        text=told.text,
         **fields,
     )
-    return with_id(reply, fields["id"] or fields["peer_id"])
+    return told
 
 
 def with_id(reply: Reply, id: str) -> Reply:

@@ -17,7 +17,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IPolicy
 from smtpsvc.policies.arguments import Arguments
-from smtpsvc.policies.asking import Check, name_of, settled, subject
+from smtpsvc.policies.asking import Check, name_of, settled, subject, with_id
 from smtpsvc.policies.chain import CHECKS, Policy, overridden
 from smtpsvc.policies.clients import Clients
 from smtpsvc.policies.front import Front
@@ -163,7 +163,7 @@ class Modified(Front, Policy):
                 stage=stage,
                 code=reply.code,
                 enhanced=reply.enhanced,
-                text=reply.text,
+                text=with_id(reply, fields["id"] or fields["peer_id"]).text,
                 **fields,
             )
         return None
