@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smtpsvc._version import __version__
+    from smtpsvc.awaiting import asyncio_hook
     from smtpsvc.backends.dedupe import with_dedupe
     from smtpsvc.backends.function import Message, on_message
     from smtpsvc.backends.route import Route
@@ -139,6 +140,7 @@ __all__ = [
     "Worker",
     "Workers",
     "__version__",
+    "asyncio_hook",
     "modified",
     "on_message",
     "with_dedupe",
@@ -147,6 +149,7 @@ __all__ = [
 
 _MODULES = {
     "_version": ("__version__",),
+    "awaiting": ("asyncio_hook",),
     "backends.dedupe": ("with_dedupe",),
     "backends.function": ("Message", "on_message"),
     "backends.route": ("Route",),

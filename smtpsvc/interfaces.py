@@ -2,13 +2,13 @@
 The interfaces between the server and what people plug into it.
 
 An :data:`Outcome` is what most hooks return: ``None`` for the usual success, a
-:class:`~smtpsvc.grammar.replies.Reply` to word the answer, or an awaitable of either (a Deferred or
-a coroutine). Every hook may raise :class:`~smtpsvc.grammar.replies.SMTPError`, which means the same
-as returning its reply. Any other exception is answered 451 4.3.0 and logged with its traceback, and
-its text is never sent. While a hook is waited for, nothing further of that client is read as a
-command, so the hooks of a session never overlap. A hook that takes longer than
-``settings.limits.hook_timeout`` is cancelled and answered 451 4.3.0. A reply of 421 or 521 closes
-the connection after it.
+:class:`~smtpsvc.grammar.replies.Reply` to word the answer, or an awaitable of either (a Deferred, a
+coroutine, or a Future of asyncio; see :func:`smtpsvc.asyncio_hook`). Every hook may raise
+:class:`~smtpsvc.grammar.replies.SMTPError`, which means the same as returning its reply. Any other
+exception is answered 451 4.3.0 and logged with its traceback, and its text is never sent. While a
+hook is waited for, nothing further of that client is read as a command, so the hooks of a session
+never overlap. A hook that takes longer than ``settings.limits.hook_timeout`` is cancelled and
+answered 451 4.3.0. A reply of 421 or 521 closes the connection after it.
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ class IVerifier(Interface):
 
 
 class ILogged(Interface):
-    """Optional on a session: brings the logger to use for its events."""
+    """Optional on a session: brings the logger for what its hooks raise, instead of the server's."""
 
     logger: Any = Attribute("A :class:`twisted.logger.Logger`.")
 

@@ -617,15 +617,17 @@ class WaitingTests(ChainTestCase):
 
     def test_asyncio_future(self) -> None:
         """A check may give an asyncio Future."""
-        loop = asyncio.new_event_loop()
-        self.addCleanup(loop.close)
-        future = loop.create_future()
-        session = opened(with_policies(ScriptedBackend(), policy(mail=lambda: future)))
-        pending = Deferred.fromCoroutine(session.mail(ENVELOPE))
-        self.assertNoResult(pending)
-        future.set_result(NO)
-        loop.run_until_complete(asyncio.sleep(0))
-        self.assertEqual(self.successResultOf(pending), told(NO))
+
+        async def check() -> None:
+            future = asyncio.get_running_loop().create_future()
+            session = opened(with_policies(ScriptedBackend(), policy(mail=lambda: future)))
+            pending = Deferred.fromCoroutine(session.mail(ENVELOPE))
+            self.assertNoResult(pending)
+            future.set_result(NO)
+            await asyncio.sleep(0)
+            self.assertEqual(self.successResultOf(pending), told(NO))
+
+        asyncio.run(check())
 
     def test_many_fired(self) -> None:
         """A thousand policies with fired Deferreds make no deep stack."""

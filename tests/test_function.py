@@ -264,15 +264,17 @@ class OutcomeTests(FunctionTestCase):
 
     def test_future(self) -> None:
         """A future of asyncio is waited for."""
-        loop = asyncio.new_event_loop()
-        self.addCleanup(loop.close)
-        for content in self.each():
-            self.outcome = loop.create_future()
-            answer = self.finish(content)
-            self.assertNoResult(answer)
-            self.outcome.set_result(None)
-            loop.run_until_complete(asyncio.sleep(0))
-            self.assertIsNone(self.successResultOf(answer))
+
+        async def check() -> None:
+            for content in self.each():
+                self.outcome = asyncio.get_running_loop().create_future()
+                answer = self.finish(content)
+                self.assertNoResult(answer)
+                self.outcome.set_result(None)
+                await asyncio.sleep(0)
+                self.assertIsNone(self.successResultOf(answer))
+
+        asyncio.run(check())
 
     def test_other_awaitable(self) -> None:
         """Anything else that can be awaited is."""

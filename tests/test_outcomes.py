@@ -5,18 +5,20 @@ Tests of smtpsvc.server.outcomes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import PermanentError, Reply, SMTPError, TemporaryError
-from smtpsvc.server.outcomes import Wait, deferred_of, fold, gather, judge, report
+from smtpsvc.interfaces import ILogged
+from smtpsvc.server.outcomes import Wait, fold, gather, judge, report
 from smtpsvc.values import Peer
-from tests.hooks import awaiting, coroutine
+from tests.hooks import coroutine
 from tests.support import given, st
 
 PEER = Peer(None, "c1")  # type: ignore[arg-type]
@@ -28,56 +30,6 @@ NO = Reply(550, "Never", "5.7.1")
 GONE = Reply(551, "Gone", "5.1.6")
 
 outcomes = st.lists(st.sampled_from([None, TAKEN, LATER, FULL, NO, GONE]), max_size=8)
-
-
-class DeferredOfTests(SynchronousTestCase):
-    def test_plain(self) -> None:
-        """Plain values have no Deferred behind them."""
-        for value in (None, TAKEN, 7, "text", [succeed(None)], Failure(KeyError()), coroutine, object()):
-            with self.subTest(value=value):
-                self.assertIsNone(deferred_of(value))
-
-    def test_deferred(self) -> None:
-        """A Deferred is its own, a subclass's too."""
-        for deferred in (Deferred(), type("Own", (Deferred,), {})()):
-            self.assertIs(deferred_of(deferred), deferred)
-
-    def test_coroutine(self) -> None:
-        """A coroutine is started, and its Deferred has what it returns."""
-        deferred = deferred_of(awaiting(TAKEN))
-        assert deferred is not None
-        self.assertIs(self.successResultOf(deferred), TAKEN)
-
-    def test_failing_coroutine(self) -> None:
-        """What a coroutine raises is the Deferred's failure."""
-        deferred = deferred_of(coroutine(KeyError("x")))
-        assert deferred is not None
-        self.failureResultOf(deferred, KeyError)
-
-    def test_coroutine_of_another_make(self) -> None:
-        """Compiled and wrapped coroutines count: whatever provides the protocol of a coroutine."""
-        deferred = deferred_of(_Wrapped(awaiting(TAKEN)))
-        assert deferred is not None
-        self.assertIs(self.successResultOf(deferred), TAKEN)
-
-
-class _Wrapped(Coroutine[Any, Any, Any]):
-    """A coroutine by its protocol, and not by its type."""
-
-    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
-        self._inner = inner
-
-    def send(self, value: Any) -> Any:
-        return self._inner.send(value)
-
-    def throw(self, *args: Any) -> Any:
-        return self._inner.throw(*args)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def __await__(self) -> Any:
-        return self._inner.__await__()
 
 
 class WaitTests(SynchronousTestCase):
@@ -293,3 +245,15 @@ class ReportTests(SynchronousTestCase):
         report(Failure(KeyError("x")), PEER, "mail")
         (logged,) = self.flushLoggedErrors(KeyError)
         self.assertIsInstance(logged.value, KeyError)
+
+    def test_own_logger(self) -> None:
+        """A session that is ILogged brings the logger for it."""
+        events: list[Any] = []
+
+        @implementer(ILogged)
+        class Logged:
+            logger = Logger(observer=events.append)
+
+        report(Failure(KeyError("x")), PEER, "mail", Logged())
+        [event] = events
+        self.assertEqual((event["log_namespace"], event["peer_id"], event["what"]), ("tests.test_outcomes.Logged", "c1", "mail"))

@@ -5,7 +5,6 @@ Let things go wrong in front of a backend, so that its clients can be tried.
 from __future__ import annotations
 
 import random
-from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from functools import partial
@@ -19,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from smtpsvc.awaiting import settled
 from smtpsvc.backends.chaosrules import Dice, Rule, Rules, parse_rules
 from smtpsvc.current import current_reactor
 from smtpsvc.grammar.replies import Reply, SMTPError
@@ -113,7 +113,7 @@ class _Client:
     async def _strike(self, rules: Sequence[Rule], proceed: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         for rule in rules:
             await self.suffer(rule)
-        return await _settled(proceed(*args))
+        return await settled(proceed(*args))
 
     async def suffer(self, rule: Rule) -> None:
         """
@@ -235,7 +235,7 @@ class _Delivery(Front):
         except BaseException as error:
             await self._abort(error)
             raise
-        outcome = self._for_each(await _settled(self._behind.finish()))
+        outcome = self._for_each(await settled(self._behind.finish()))
         for rule in rules:
             if rule.action == "unsaid":
                 if isinstance(outcome, list):
@@ -257,7 +257,7 @@ class _Delivery(Front):
 
     async def _abort(self, error: BaseException) -> None:
         try:
-            await _settled(self._behind.abort(Failure(error)))
+            await settled(self._behind.abort(Failure(error)))
         except Exception:
             _log.failure("a message that chaos has struck could not be aborted")
 
@@ -270,21 +270,12 @@ def _then(outcome: Any, proceed: Callable[[Any], Any]) -> Any:
 
 
 async def _then_later(pending: Awaitable[Any], proceed: Callable[[Any], Any]) -> Any:
-    return proceed(await _settled(pending))
+    return proceed(await settled(pending))
 
 
 async def _ended(outcome: Any) -> Any:
     """Wait for an outcome; a refusal is one that has failed already."""
     try:
-        return await _settled(outcome)
+        return await settled(outcome)
     except Exception:
         return fail()
-
-
-async def _settled(outcome: Any) -> Any:
-    """Wait for an outcome if it is an awaitable; Twisted's coroutines cannot await an asyncio Future as it is."""
-    if isfuture(outcome):
-        return await Deferred.fromFuture(outcome)
-    if isinstance(outcome, Awaitable):
-        return await outcome
-    return outcome

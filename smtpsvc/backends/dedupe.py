@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from asyncio import isfuture
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from smtpsvc.awaiting import settled
 from smtpsvc.failures import shown_failure
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IBackend, IConnection, IDelivery, ISession
@@ -260,11 +260,11 @@ class _Delivery(_Front):
         except BaseException as error:  # nobody waits any more, and the server does not abort what it has finished
             self._abort(error)
             raise
-        return await _settled(self._finish(key))
+        return await settled(self._finish(key))
 
     async def _finish_later(self, pending: Any, key: bytes) -> Any:
         try:
-            outcome = await _settled(pending)
+            outcome = await settled(pending)
         except BaseException:
             self._memory.end(key, None)
             raise
@@ -273,7 +273,7 @@ class _Delivery(_Front):
     def _finished(self, outcome: Any, key: bytes) -> Any:
         """Remember what was kept for all recipients; some of the outcomes for them may still be to come."""
         outcomes: Sequence[Any] = outcome if isinstance(outcome, (list, tuple)) else [outcome]
-        given = [_Fate(_settled(each), self._memory.clock) if _waits(each) else each for each in outcomes]
+        given = [_Fate(settled(each), self._memory.clock) if _waits(each) else each for each in outcomes]
         pending = [each for each in given if isinstance(each, Deferred)]
         refused = [each for each in given if not (_kept(each) or isinstance(each, Deferred))]
         if not pending:
@@ -299,7 +299,7 @@ class _Delivery(_Front):
         """Abort what is behind, in the background; the client's answer is settled, so a mistake is only logged."""
 
         async def abort() -> None:
-            await _settled(self._behind.abort(Failure(error)))
+            await settled(self._behind.abort(Failure(error)))
 
         def failed(failure: Failure) -> None:
             problem = shown_failure(failure)
@@ -321,11 +321,4 @@ def _then(outcome: Any, proceed: Callable[[Any], Any]) -> Any:
 
 
 async def _then_later(pending: Any, proceed: Callable[[Any], Any]) -> Any:
-    return proceed(await _settled(pending))
-
-
-async def _settled(outcome: Any) -> Any:
-    """Wait for an outcome if it is an awaitable; Twisted's coroutines cannot await an asyncio Future as it is."""
-    if isfuture(outcome):
-        return await Deferred.fromFuture(outcome)
-    return await outcome if _waits(outcome) else outcome
+    return proceed(await settled(pending))

@@ -5,11 +5,10 @@ A function as a backend: it is called with each message, which is spooled to dis
 from __future__ import annotations
 
 import functools
-import inspect
 import io
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from threading import Lock
 from typing import IO, Any, TypeAlias, cast, overload
 
@@ -17,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import deferred_of
 from smtpsvc.backends.spool import Budget, Spool, named
 from smtpsvc.current import current_reactor
 from smtpsvc.interfaces import IConnection, Outcome
@@ -216,10 +216,10 @@ class FunctionDelivery(Delivery):
         except BaseException:
             self._release(message)
             raise
-        if not isinstance(outcome, Awaitable):
+        settled = deferred_of(outcome)
+        if settled is None:
             self._release(message)
             return outcome
-        settled = _deferred(outcome)
 
         def release(result: Any) -> Any:
             self._release(message)
@@ -240,21 +240,6 @@ class FunctionDelivery(Delivery):
 
     def _close(self, _: None) -> None:
         self._backend.defer(self._file.close)
-
-
-def _deferred(outcome: Awaitable[Any]) -> Deferred[Any]:
-    """Make a Deferred of a coroutine, of an :class:`asyncio.Future` or of any other awaitable."""
-    if isinstance(outcome, Deferred):
-        return outcome
-    if inspect.iscoroutine(outcome):
-        return Deferred.fromCoroutine(outcome)
-    if hasattr(outcome, "add_done_callback"):
-        return Deferred.fromFuture(cast("Any", outcome))
-
-    async def wait() -> Any:
-        return await outcome
-
-    return Deferred.fromCoroutine(wait())
 
 
 class FunctionSession(Session):

@@ -4,14 +4,14 @@ One message for several deliveries at once, and one dialogue for several session
 
 from __future__ import annotations
 
-from asyncio import isfuture
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import deferred_of, settled
 from smtpsvc.failures import shown_failure
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
@@ -26,18 +26,6 @@ _log = Logger()
 def waits(outcome: object) -> bool:
     """Say whether an outcome is still to come."""
     return hasattr(type(outcome), "__await__")
-
-
-async def settled(outcome: Any) -> Any:
-    """Wait for an outcome if it is an awaitable; Twisted's coroutines cannot await an asyncio Future as it is."""
-    if isfuture(outcome):
-        return await Deferred.fromFuture(outcome)
-    return await outcome if waits(outcome) else outcome
-
-
-def deferred(outcome: Awaitable[Any]) -> Deferred[Any]:
-    """Make a Deferred of any awaitable."""
-    return outcome if isinstance(outcome, Deferred) else Deferred.fromCoroutine(settled(outcome))
 
 
 def settle_all(calls: Iterable[Callable[[], Any]], then: Callable[[list[Any]], Any]) -> Any:
@@ -168,8 +156,9 @@ class SeveralDelivery(Delivery):
         for part in self._parts:
             if part.delivery is not None:
                 outcome = part.write(content)
-                if waits(outcome):
-                    pending.append(deferred(outcome).addErrback(part.fail))
+                later = deferred_of(outcome)
+                if later is not None:
+                    pending.append(later.addErrback(part.fail))
         if pending:
             return DeferredList(pending).addCallback(lambda _: self._look())
         self._look()
@@ -235,7 +224,7 @@ class _Outcomes:
         self._count = count
         self._given: list[_Given] = []
         self._place = 0
-        self._pending: Deferred[Any] | None = deferred(outcome) if waits(outcome) else None
+        self._pending = deferred_of(outcome)
         self._values: Sequence[Any] = () if self._pending is not None else self._spread(outcome)
 
     def next(self) -> Any:
@@ -257,8 +246,9 @@ class _Outcomes:
             return [value] * self._count
         if len(value) != self._count:
             error = ValueError(f"finish() gave {len(value)} outcomes for {self._count} recipients")
-            for each in filter(waits, value):
-                deferred(each).addErrback(lambda _: None)
+            for later in map(deferred_of, value):
+                if later is not None:
+                    later.addErrback(lambda _: None)
             return [fail(error) for _ in range(self._count)]
         return value
 
@@ -266,8 +256,8 @@ class _Outcomes:
         for given, each in zip(self._given, self._spread(value), strict=True):
             if isinstance(each, Failure):
                 given.errback(each)
-            elif waits(each):
-                given.follow(deferred(each))
+            elif (later := deferred_of(each)) is not None:
+                given.follow(later)
             else:
                 given.callback(each)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from twisted.cred.error import LoginFailed, UnauthorizedLogin
@@ -17,6 +16,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from smtpsvc.awaiting import settled
 from smtpsvc.extensions import Extension
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.addresses import NULL, Address, SyntaxProblem, parse_mailbox
@@ -345,7 +345,7 @@ async def _acting_as(conversation: IConversation, account: Any, identity: str) -
     session = conversation.session
     if not IAuthorizer.providedBy(session):
         raise UnauthorizedLogin
-    other = await _settled(session.authorize(account, identity))
+    other = await settled(session.authorize(account, identity))
     if other is None:
         raise UnauthorizedLogin
     if isinstance(other, Reply):
@@ -361,12 +361,8 @@ async def _consent(conversation: IConversation, account: Any, credentials: Any) 
     if not IAuthenticated.providedBy(session):
         return GOOD
     shown = credentials if getattr(session, "wants_credentials", False) else None
-    reply: Reply = await _settled(conversation.ask(session.authenticated, account, shown, reply=GOOD))
+    reply: Reply = await settled(conversation.ask(session.authenticated, account, shown, reply=GOOD))
     return reply
-
-
-async def _settled(outcome: Any) -> Any:
-    return await outcome if isawaitable(outcome) else outcome
 
 
 def _need_login(conversation: IConversation) -> Reply | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import deferred_of
 from smtpsvc.extensions import Extension
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.content import ChunkDecoder
@@ -19,7 +20,7 @@ from smtpsvc.grammar.replies import LastReply, Reply, SMTPError
 from smtpsvc.grammar.states import State
 from smtpsvc.interfaces import IConversation
 from smtpsvc.server.channel import CLOSED
-from smtpsvc.server.outcomes import LATER, deferred_of
+from smtpsvc.server.outcomes import LATER
 from smtpsvc.server.receiving import Receiver, abort_late, check_delivery
 from smtpsvc.server.verbs import Verb
 from smtpsvc.values import Body

@@ -6,7 +6,6 @@ Nothing here makes an awaitable unless it is given one.
 
 from __future__ import annotations
 
-from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -14,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import settled
 from smtpsvc.failures import shown_failure
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IDelivery, Outcome
@@ -164,15 +164,6 @@ def then(outcome: Any, proceed: Callable[[Any], Any]) -> Any:
 
 async def _then_later(pending: Awaitable[Any], proceed: Callable[[Any], Any]) -> Any:
     return proceed(await settled(pending))
-
-
-async def settled(outcome: Any) -> Any:
-    """Wait for an outcome if it is an awaitable; Twisted's coroutines cannot await an asyncio Future as it is."""
-    if isfuture(outcome):
-        return await Deferred.fromFuture(outcome)
-    if isinstance(outcome, Awaitable):
-        return await outcome
-    return outcome
 
 
 def abort(envelope: Envelope, delivery: IDelivery, error: BaseException) -> None:

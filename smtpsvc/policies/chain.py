@@ -16,10 +16,11 @@ from typing import Any, ClassVar, cast
 from twisted.application.service import IService, MultiService
 from zope.interface import implementedBy, implementer, providedBy
 
+from smtpsvc.awaiting import settled
 from smtpsvc.backends.spool import Budget
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IBackend, IConnection, IDelivery, IPolicy, ISession, Outcome
-from smtpsvc.policies.asking import Check, abort, first_refusal, go_on, refused, settled, then, unless
+from smtpsvc.policies.asking import Check, abort, first_refusal, go_on, refused, then, unless
 from smtpsvc.policies.front import Front
 from smtpsvc.policies.held import HeldMessage
 from smtpsvc.policies.holding import HeldDelivery, Holding

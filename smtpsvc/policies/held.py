@@ -10,12 +10,12 @@ from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred
 
+from smtpsvc.awaiting import settled
 from smtpsvc.backends.function import Message, TemporaryContent
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import SMTPError
 from smtpsvc.message.fields import LONGEST_HEADER, Header, header_end
-from smtpsvc.policies.asking import settled
 from smtpsvc.settings import KIB
 from smtpsvc.values import Envelope, Quarantine, Recipient
 

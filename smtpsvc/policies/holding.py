@@ -18,12 +18,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from smtpsvc.awaiting import settled
 from smtpsvc.backends.function import TemporaryContent
 from smtpsvc.backends.spool import Budget, Spool
 from smtpsvc.current import current_reactor
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IDelivery
-from smtpsvc.policies.asking import Check, abort, first_refusal, settled
+from smtpsvc.policies.asking import Check, abort, first_refusal
 from smtpsvc.policies.held import HeldMessage
 from smtpsvc.policies.prepended import prepended
 from smtpsvc.settings import MIB

@@ -12,12 +12,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import settled
 from smtpsvc.failures import shown_failure
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IPolicy
 from smtpsvc.policies.arguments import Arguments
-from smtpsvc.policies.asking import Check, name_of, settled, subject, with_id
+from smtpsvc.policies.asking import Check, name_of, subject, with_id
 from smtpsvc.policies.chain import CHECKS, Policy, overridden
 from smtpsvc.policies.clients import Clients
 from smtpsvc.policies.front import Front

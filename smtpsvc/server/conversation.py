@@ -13,13 +13,13 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from smtpsvc.awaiting import deferred_of
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.grammar.states import State
 from smtpsvc.interfaces import IConversation
 from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, SECURING, Channel
 from smtpsvc.server.lines import Lines
-from smtpsvc.server.outcomes import deferred_of
 from smtpsvc.server.results import tell_broken
 from smtpsvc.server.secured import Securable
 from smtpsvc.settings import Role, Settings

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import deferred_of
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.server.channel import CLOSED, LINES, PROMPT, WAITING, Channel, Mode
-from smtpsvc.server.outcomes import Wait, deferred_of, judge, report
+from smtpsvc.server.outcomes import Wait, judge, report
 from smtpsvc.values import Peer
 
 if TYPE_CHECKING:
@@ -166,7 +167,9 @@ class Hooks:
 
         :returns: 451 4.3.0; the failure's text stays here.
         """
-        report(failure, self.peer, str(getattr(hook, "__qualname__", hook)) or "a hook")
+        # At its close it is not the conversation's any more.
+        session = getattr(self, "session", None) or getattr(hook, "__self__", None)
+        report(failure, self.peer, str(getattr(hook, "__qualname__", hook)) or "a hook", session)
         watch = self.factory.watch.failed
         if watch is not None:
             watch(self.peer, failure)

@@ -7,15 +7,17 @@ conversation wait, and only then is an object made for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import deferred_of
 from smtpsvc.failures import shown_failure
 from smtpsvc.grammar.replies import Reply, SMTPError
+from smtpsvc.interfaces import ILogged
 from smtpsvc.values import Peer
 
 log = Logger()
@@ -25,22 +27,6 @@ LATER: Final = object()
 
 #: Takes what a hook gave: None, a Reply, another value, or the Failure of what it raised.
 Then = Callable[[Any], None]
-
-
-def deferred_of(outcome: object) -> Deferred[Any] | None:
-    """
-    Give the Deferred behind an outcome.
-
-    :returns: the Deferred itself, or that of a coroutine, which is started; None for a plain value.
-    """
-    # A Deferred's class is an ABC, which makes isinstance slow for all that is none.
-    if not hasattr(type(outcome), "__await__"):
-        return None
-    if isinstance(outcome, Deferred):
-        return outcome
-    if isinstance(outcome, Coroutine):
-        return Deferred.fromCoroutine(outcome)
-    return None
 
 
 def cancel(deferred: Deferred[Any]) -> None:
@@ -187,6 +173,11 @@ def gather(
     return done
 
 
-def report(failure: Failure, peer: Peer, what: str) -> None:
-    """Log what a hook raised, once, with its traceback and the connection's id."""
-    log.failure("{what} of the backend failed for {peer_id}", shown_failure(failure), what=what, peer_id=peer.id)
+def report(failure: Failure, peer: Peer, what: str, session: object = None) -> None:
+    """
+    Log what a hook raised, once, with its traceback and the connection's id.
+
+    :param session: of the connection; one that is :class:`~smtpsvc.interfaces.ILogged` brings the logger.
+    """
+    logger = session.logger if ILogged.providedBy(session) else log
+    logger.failure("{what} of the backend failed for {peer_id}", shown_failure(failure), what=what, peer_id=peer.id)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import deferred_of
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.content import Damage
 from smtpsvc.grammar.replies import Reply, SMTPError
@@ -18,7 +19,6 @@ from smtpsvc.grammar.trace import Received, date_time, with_protocol
 from smtpsvc.interfaces import IDelivery
 from smtpsvc.server.budget import Held
 from smtpsvc.server.channel import CLOSED
-from smtpsvc.server.outcomes import deferred_of
 from smtpsvc.server.results import Ending
 from smtpsvc.values import Body
 

@@ -14,10 +14,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import deferred_of
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.server.channel import WAITING
-from smtpsvc.server.outcomes import deferred_of, fold, gather
+from smtpsvc.server.outcomes import fold, gather
 
 if TYPE_CHECKING:
     from smtpsvc.server.conversation import Conversation
