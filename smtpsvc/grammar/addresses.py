@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import idna
@@ -71,6 +71,11 @@ class Address:
 
     local: str
     domain: str = ""
+    #: The wire form without brackets: ``local@domain``, ``postmaster`` or nothing. Made once: many ask for it.
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"{self.local}@{self.domain}" if self.domain else self.local)
 
     @property
     def is_null(self) -> bool:
@@ -104,8 +109,8 @@ class Address:
         return self.domain if self.is_literal else u_labels(self.ascii_domain)
 
     def __str__(self) -> str:
-        """Give the wire form without brackets: ``local@domain``, ``postmaster`` or nothing."""
-        return f"{self.local}@{self.domain}" if self.domain else self.local
+        """Give the wire form without brackets."""
+        return self.text
 
 
 NULL = Address("")

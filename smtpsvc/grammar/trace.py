@@ -63,14 +63,21 @@ class Received:
         """
         if not (id.isascii() and id.isalnum()) or len(id) > _LONGEST_ATOM:
             id = _atom(id)
-        if recipient is not None:
-            path = str(recipient)
-            if (self._utf8 or path.isascii()) and (path.isprintable() or not _UNFIT.search(path)):
-                wire = path.encode()
-                if 0 < len(wire) <= _LONGEST_PATH:
-                    separator = b"; " if len(wire) <= _LONGEST_BEFORE_DATE else b";\r\n\t"
-                    return b"%b%b\r\n\tfor <%b>%b%b\r\n" % (self._prefix, id.encode(), wire, separator, date)
-        return b"%b%b;\r\n\t%b\r\n" % (self._prefix, id.encode(), date)
+        clause = _NO_CLAUSE if recipient is None else _for_clause(recipient.text, self._utf8)
+        return b"%b%b%b%b\r\n" % (self._prefix, id.encode(), clause, date)
+
+
+_NO_CLAUSE = b";\r\n\t"
+
+
+@lru_cache(maxsize=1024)
+def _for_clause(path: str, utf8: bool) -> bytes:
+    """Name a recipient, if that may be, and give what stands before the date."""
+    if len(path) <= _LONGEST_PATH and (utf8 or path.isascii()) and (path.isprintable() or not _UNFIT.search(path)):
+        wire = path.encode()
+        if 0 < len(wire) <= _LONGEST_PATH:
+            return b"\r\n\tfor <%b>%b" % (wire, b"; " if len(wire) <= _LONGEST_BEFORE_DATE else _NO_CLAUSE)
+    return _NO_CLAUSE
 
 
 def with_protocol(

@@ -154,10 +154,10 @@ class SMTPFactory(Factory):
         self.sweep = Sweep(clock, self.connections, shortest)
         #: The protocol that is being read, or None.
         self.reading: SMTPProtocol | None = None
-        # True while a turn is being done.
-        self._turning = False
+        #: True while a turn is being done.
+        self.turning = False
         #: What is to be done after it.
-        self._ready: deque[Callable[[], None]] = deque()
+        self.ready: deque[Callable[[], None]] = deque()
         #: Protocols that have more to read than they may at a time.
         self.turns: deque[SMTPProtocol] = deque()
         self._next_turn: IDelayedCall | None = None
@@ -239,22 +239,16 @@ class SMTPFactory(Factory):
         One that is woken while another is being read has its turn after it: else many sessions
         behind one lock would be as many frames deep on the stack.
         """
-        if self._turning:
-            self._ready.append(partial(self._read, protocol))
+        if self.turning:
+            self.ready.append(partial(self._read, protocol))
             return
-        self._turning = True
+        self.turning = True
         try:
-            # As in _read, which would be a call more for each read.
-            self.reading = protocol
-            try:
-                protocol.read()
-            except Exception:
-                self._break(protocol)
-            self.reading = None
-            while self._ready:
-                self._ready.popleft()()
+            self._read(protocol)
+            while self.ready:
+                self.ready.popleft()()
         finally:
-            self._turning = False
+            self.turning = False
 
     def go_on_later(self, protocol: SMTPProtocol) -> None:
         """Let a protocol read on when everybody else has had a turn."""
@@ -272,25 +266,26 @@ class SMTPFactory(Factory):
 
     def turn(self, work: Callable[[], None]) -> None:
         """Do a piece of work that is no reading: now, or after what is being done."""
-        self._ready.append(work)
-        if self._turning:
+        self.ready.append(work)
+        if self.turning:
             return
-        self._turning = True
+        self.turning = True
         try:
-            while self._ready:
-                self._ready.popleft()()
+            while self.ready:
+                self.ready.popleft()()
         finally:
-            self._turning = False
+            self.turning = False
 
     def _read(self, protocol: SMTPProtocol) -> None:
         self.reading = protocol
         try:
             protocol.read()
         except Exception:
-            self._break(protocol)
+            self.broken(protocol)
         self.reading = None
 
-    def _break(self, protocol: SMTPProtocol) -> None:
+    def broken(self, protocol: SMTPProtocol) -> None:
+        """Log that a protocol has failed, and drop its connection."""
         self.log.failure("{peer_id}: reading failed", shown_failure(Failure()), peer_id=protocol.conversation.peer.id)
         protocol.abort()
 

@@ -17,7 +17,7 @@ from smtpsvc.server.faults import count_refusal, is_foreign
 from smtpsvc.server.outcomes import LATER
 
 if TYPE_CHECKING:
-    from smtpsvc.server.tables import Tables
+    from smtpsvc.server.tables import Command, Tables
     from smtpsvc.server.verbs import Verb
 
 _WHITE: Final = b" \t"
@@ -45,38 +45,42 @@ class Lines(Contents):
         """
         Take the command lines that begin at *start*, as long as each is one that came before.
 
-        What :meth:`line_received` does in small steps stands here in one piece: nearly all of what a server
-        does passes through this loop, and a call more for each line costs a twentieth of the whole.
-
         :returns: the offset of the first that was not taken.
         """
         known = self.tables.commands
         channel = self.channel
         out = channel.out
-        unwatched = self.factory.watch.replied is None
         while self.mode is LINES and not channel.paused and len(out) < TURN:
-            end = buffer.find(b"\r\n", start)
-            if end < 0:
-                break
+            end = buffer.find(b"\n", start) + 1
             command = known.get(buffer[start:end])
-            if command is None:
+            if command is None or not self._state & command[0]:
                 break
-            allowed, proceed, value, verb = command
-            if not self._state & allowed:
-                break
-            start = end + 2
-            try:
-                outcome = proceed(self, value)
-            except SMTPError as error:
-                outcome = error.reply
-            except Exception:
-                outcome = self.failed(Failure(), verb.name)
-            # A hook may have closed.
-            if type(outcome) is Reply and unwatched and not outcome.notable and self.mode is not CLOSED:  # type: ignore[comparison-overlap]
-                out.append(outcome.wire(self.enhanced))
-            else:
-                self._proceeded(verb, outcome)
+            start = end
+            self.obey(command)
         return start
+
+    def allows(self, command: Command) -> bool:
+        """Say whether a command is allowed in this state."""
+        return bool(self._state & command[0])
+
+    def obey(self, command: Command) -> None:
+        """
+        Do what a command says, which is allowed, and answer it.
+
+        Nearly all that a server does passes here.
+        """
+        _, proceed, value, verb = command
+        try:
+            outcome = proceed(self, value)
+        except SMTPError as error:
+            outcome = error.reply
+        except Exception:
+            outcome = self.failed(Failure(), verb.name)
+        if type(outcome) is not Reply or outcome.notable or self.mode is CLOSED or self.factory.watch.replied:
+            self._proceeded(verb, outcome)
+        else:
+            # As _answer does for what needs no note.
+            self.channel.out.append(outcome.wire(self.enhanced and not verb.plain))
 
     def line_received(self, line: bytes) -> None:
         """
@@ -85,16 +89,8 @@ class Lines(Contents):
         :param line: without its CRLF; free of CR, LF and NUL.
         """
         command = self._understand(line)
-        if command is None:
-            return
-        verb, value = command
-        try:
-            outcome = verb.proceed(self, value)
-        except SMTPError as error:
-            outcome = error.reply
-        except Exception:
-            outcome = self.failed(Failure(), verb.name)
-        self._proceeded(verb, outcome)
+        if command is not None:
+            self.obey(command)
 
     def _proceeded(self, verb: Verb, outcome: Any) -> None:
         """Answer what a verb's proceed gave: now, or when it comes."""
@@ -103,11 +99,11 @@ class Lines(Contents):
         elif outcome is not LATER:
             self.settle(outcome, lambda value: self._settled(verb, value), hook=verb.name)
 
-    def _understand(self, line: bytes) -> tuple[Verb, Any] | None:
+    def _understand(self, line: bytes) -> Command | None:
         """
         Find what a command line means.
 
-        :returns: its row and its parsed argument; None if it was answered with a refusal.
+        :returns: None if it was answered with a refusal.
         """
         whole = line
         if line and line[-1] in _WHITE:
@@ -137,8 +133,7 @@ class Lines(Contents):
             # A stranger's parser: a mistake of its own, not of the client.
             self._answer(verb, self.failed(Failure(), verb.name))
             return None
-        self.tables.remember(whole, verb, value)
-        return verb, value
+        return self.tables.remember(whole, verb, value)
 
     def _settled(self, verb: Verb, value: Any) -> None:
         """What a verb's proceed has promised is there."""

@@ -37,6 +37,10 @@ _MOST_KEPT: Final = 1024
 _LONGEST_KEPT: Final = 340
 
 
+#: What a command line means: in which states it is allowed, what is to be done, with what, and its row.
+Command = tuple[int, Callable[[Any, Any], Any], Any, Verb]
+
+
 class Tables:
     """
     What the conversations of a factory look up.
@@ -81,8 +85,8 @@ class Tables:
             for name, verb in self._guarded(self._checked(named)).items()
         }
 
-        #: Command lines that came before: where each is allowed, what it does with what; see :meth:`remember`.
-        self.commands: dict[bytes, tuple[int, Callable[..., Any], Any, Verb]] = {}
+        #: Command lines that came before, with their CRLF; see :meth:`remember`.
+        self.commands: dict[bytes, Command] = {}
 
         inspection = Inspection(settings.limits)
         #: Takes a message out of what comes behind DATA; called for each.
@@ -145,20 +149,21 @@ class Tables:
                     rows[name] = _guarded(rows[name], guard)
         return rows
 
-    def remember(self, line: bytes, verb: Verb, value: Any) -> None:
+    def remember(self, line: bytes, verb: Verb, value: Any) -> Command:
         """
-        Keep what a command line means, if it is one that comes again.
+        Say what a command line means, and keep that if it is one that comes again.
 
         Few lines make most of a server's work: to know one takes 0.1 µs, to understand it up to 3. A line with
         a parameter is not kept, so what is kept is immutable; and it is bounded in number and size.
 
-        :param line: was found to be whole, and of that verb.
+        :param line: without its CRLF; whole, and of that verb.
         """
-        if not verb.memorable or len(line) > _LONGEST_KEPT or line.count(b" ") > 1:
-            return
-        if len(self.commands) >= _MOST_KEPT:
-            self.commands.clear()
-        self.commands[line] = verb.allowed, verb.proceed, value, verb
+        command = verb.allowed, verb.proceed, value, verb
+        if verb.memorable and len(line) <= _LONGEST_KEPT and line.count(b" ") <= 1:
+            if len(self.commands) >= _MOST_KEPT:
+                self.commands.clear()
+            self.commands[line + b"\r\n"] = command
+        return command
 
     def check_mail(self, conversation: Conversation, envelope: Envelope) -> Reply | None:
         """Ask the extensions whose parameters a MAIL has, each once; the first refusal wins."""
