@@ -26,7 +26,7 @@ from zope.interface import directlyProvides
 READ_LEAST: Final = 16 * 1024
 READ_MOST: Final = 512 * 1024
 #: What is read before a pause stays in memory. Of all connections together it is so much, beyond the least of each.
-READ_ALL: Final = 32 * 1024 * 1024
+READ_ALL: Final = 16 * 1024 * 1024
 #: What OpenSSL is given at once, of small reads and of large ones. Its buffer never shrinks again.
 _SLICE: Final = 16 * 1024
 _LARGE_SLICE: Final = 64 * 1024

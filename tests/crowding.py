@@ -5,9 +5,10 @@ What many clients cost: memory, and the time of others. Prints figures; nothing 
     python -m tests.crowding idle        # 1,000 clients that say nothing after EHLO
     python -m tests.crowding unread      # 100 clients that never read a reply
     python -m tests.crowding fairness    # deliveries beside a client that floods
+    python -m tests.crowding log         # the lines of messages, so many in a turn of the reactor
 
-Each starts a server of its own on a free port of 127.0.0.1, and clients in this process. With ``--tls starttls`` or
-``--tls implicit`` all clients speak TLS.
+Each but the last starts a server of its own on a free port of 127.0.0.1, and clients in this process. With
+``--tls starttls`` or ``--tls implicit`` all clients speak TLS.
 """
 
 from __future__ import annotations
@@ -25,8 +26,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from twisted.internet.address import IPv4Address
+
+from smtpsvc.grammar.addresses import Address
+from smtpsvc.grammar.replies import OK
+from smtpsvc.logs import SummaryLog
 from smtpsvc.tlstesting import certificate
+from smtpsvc.values import Envelope, Peer, Recipient
 from tests.live import ROOT
 
 KIB = 1024
@@ -260,11 +268,47 @@ def _deliveries(server: Server, seconds: float) -> list[float]:
     return took
 
 
+def log(count: int, seconds: float, tls: str) -> None:
+    """Log messages to a file, some in each turn of the reactor, and print what a line costs."""
+    from twisted.internet import reactor as _reactor
+    from twisted.logger import Logger, textFileLogObserver
+
+    reactor: Any = _reactor
+    peer = Peer(IPv4Address("TCP", "192.0.2.1", 50000), "p-1")
+    peer.helo = "client.example"
+    envelope = Envelope("m-1", peer, Address("sender", "y.example"))
+    envelope.recipients.append(Recipient(Address("recipient", "x.example")))
+    with tempfile.TemporaryFile("w", encoding="utf-8") as file:
+        summary = SummaryLog(reactor, Logger(observer=textFileLogObserver(file)))
+        for each in (1, 2, count):
+            costs = []
+            for lines in (0, each):
+                left = [3000]
+
+                def turn(lines: int = lines, left: list[int] = left) -> None:
+                    for _ in range(lines):
+                        summary.message(envelope, 1024, 0.001, (OK,))
+                    left[0] -= 1
+                    if left[0]:
+                        reactor.callLater(0, turn)
+                    else:
+                        reactor.crash()
+
+                reactor.callLater(0, turn)
+                began = time.process_time()
+                reactor.run()
+                summary.flush()
+                costs.append(time.process_time() - began)
+            cost = (costs[1] - costs[0]) / 3000 / each
+            print(f"{each} lines in a turn: {cost * 1e6:.1f} µs of CPU a line", flush=True)
+
+
 _WHAT: dict[str, tuple[Callable[[int, float, str], None], int]] = {
     "memory": (memory, 1000),
     "idle": (idle, 1000),
     "unread": (unread, 100),
     "fairness": (fairness, 4),
+    "log": (log, 20),
 }
 
 
@@ -276,8 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="for how long (%(default)s)")
     parser.add_argument("--tls", choices=[STARTTLS, IMPLICIT], default="", help="how clients speak TLS (not at all)")
     given = parser.parse_args(arguments)
-    if given.tls and given.what == "fairness":
-        parser.error("who floods speaks no TLS")
+    if given.tls and given.what in ("fairness", "log"):
+        parser.error(f"{given.what} is without TLS")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     measure, usual = _WHAT[given.what]
