@@ -442,7 +442,9 @@ class QueueTests(ClientTestCase):
         self.assertEqual(talk.transport.take().count(b"MAIL"), 1)
         talk.transport.writes.clear()
         sent = talk.receive(TAKEN * 2 + b"354 go\r\n")
-        self.assertTrue(sent.endswith(b"\r\n.\r\nMAIL FROM:<a@x.example> SIZE=26\r\nRCPT TO:<ann@y.example>\r\nDATA\r\n"))
+        self.assertTrue(
+            sent.endswith(b"\r\n.\r\nMAIL FROM:<a@x.example> SIZE=26\r\nRCPT TO:<ann@y.example>\r\nDATA\r\n")
+        )
         self.assertEqual(len(talk.transport.writes), 1)
         talk.receive(b"550 5.7.1 spam\r\n" + TAKEN * 2 + b"354 go\r\n" + TAKEN)
         self.failure(first, Refused)

@@ -18,7 +18,7 @@ PIECE: Final = 256 * 1024
 Content: TypeAlias = "bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]"
 
 
-class Body:
+class Source:
     """
     A message's content, ready to be sent.
 

@@ -29,9 +29,10 @@ def connect(
 
     :param where: a host; a host and a port; or a Twisted endpoint that does no TLS itself. Without a port it
         is 25; 465 with implicit TLS, 587 with a login, 24 with LMTP.
-    :param options: how; the defaults of :class:`Options` if None.
+    :param options: how; the defaults of :class:`~smtpsvc.client.options.Options` if None.
     :param changes: fields of the options that are to be others: ``tls="opportunistic"``, ``login=Login(...)``.
-    :returns: a Deferred of the :class:`Connection`; fails with a :class:`ClientError`. Cancelling it gives up.
+    :returns: a Deferred of the :class:`~smtpsvc.client.connection.Connection`; fails with a
+        :exc:`~smtpsvc.client.errors.ClientError`. Cancelling it gives up.
     :raises ValueError: for options that make no sense.
     """
     if reactor is None:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 
-from smtpsvc.client.body import Body, Content
+from smtpsvc.client.body import Content, Source
 from smtpsvc.client.capabilities import Capabilities
 from smtpsvc.client.commands import attributes, line
 from smtpsvc.client.dialogue import Dialogue
@@ -22,13 +22,19 @@ from smtpsvc.client.transaction import Transaction
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.commands import NO_PARAMS
 from smtpsvc.grammar.replies import Reply
-from smtpsvc.values import Body as BodyType
-from smtpsvc.values import Recipient, TLSInfo
+from smtpsvc.values import Body, Recipient, TLSInfo
 
-if TYPE_CHECKING:
-    from smtpsvc.client.protocol import ClientProtocol
+_BINARY: Final = (Body.BINARY_MIME, Body.BINARY_MIME.value)
 
-_BINARY: Final = (BodyType.BINARY_MIME, BodyType.BINARY_MIME.value)
+
+class Link(Protocol):
+    """What a connection asks of the transport's protocol."""
+
+    def when_closed(self) -> Deferred[ClientError]:
+        """Give a Deferred that fires when the connection is closed."""
+
+    def binding(self) -> tuple[str, bytes] | None:
+        """What binds a login to the TLS."""
 
 
 class Connection:
@@ -44,7 +50,7 @@ class Connection:
     :ivar sent: how many messages were begun.
     """
 
-    def __init__(self, protocol: ClientProtocol, dialogue: Dialogue, options: Options, host: str = "") -> None:
+    def __init__(self, protocol: Link, dialogue: Dialogue, options: Options, host: str = "") -> None:
         self.dialogue = dialogue
         self.options = options
         self.host = host
@@ -127,14 +133,15 @@ class Connection:
         :param recipient_params: of each RCPT, beside those that a :class:`~smtpsvc.Recipient` brings.
         :param forward: attributes for XFORWARD; what the server does not take is left out.
         :param normalize: send bare CR and LF as CRLF, instead of refusing them.
-        :returns: a Deferred of the result if somebody was taken. It fails with :class:`~smtpsvc.client.Refused` if nobody was,
-            else with the :class:`ClientError` that tells what went wrong; ValueError for what cannot be sent at all.
+        :returns: a Deferred of the result if somebody was taken. It fails with
+            :exc:`~smtpsvc.client.errors.Refused` if nobody was, else with the error that tells what went wrong;
+            with ValueError for what cannot be sent at all.
         :raises RuntimeError: while a :meth:`transaction` is open.
         """
         if self._transaction is not None:
             raise RuntimeError("a transaction is open")
         try:
-            body = Body(content, binary=params.get("BODY") in _BINARY, normalize=normalize)
+            body = Source(content, binary=params.get("BODY") in _BINARY, normalize=normalize)
             recipients = list(recipients)
             limit = self.capabilities.max_recipients
             if limit is not None and len(recipients) > limit and not body.repeatable:
@@ -155,7 +162,7 @@ class Connection:
         self,
         sender: str | Address,
         recipients: list[Any],
-        body: Body,
+        body: Source,
         params: Mapping[str, Any],
         recipient_params: Mapping[str, Any],
         forward: Mapping[str, object] | None,
@@ -201,7 +208,7 @@ class Connection:
         sender: str | Address,
         recipients: list[Any],
         limit: int | None,
-        body: Body,
+        body: Source,
         params: Mapping[str, Any],
         recipient_params: Mapping[str, Any],
         forward: Mapping[str, object] | None,

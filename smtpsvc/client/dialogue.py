@@ -63,7 +63,7 @@ _FIELDS: Final = {
 }
 
 
-class Channel(Protocol):
+class Carrier(Protocol):
     """What carries a dialogue."""
 
     def write(self, data: bytes) -> None:
@@ -102,7 +102,7 @@ class Dialogue:
     :ivar surplus: True while a reply is taken behind which more has come already.
     """
 
-    def __init__(self, channel: Channel, clock: IReactorTime, timeouts: Timeouts) -> None:
+    def __init__(self, channel: Carrier, clock: IReactorTime, timeouts: Timeouts) -> None:
         self.channel = channel
         self.timeouts = timeouts
         self.waiting: deque[tuple[Stage, Callable[[Reply], object], Callable[[ClientError], object] | None]] = deque()

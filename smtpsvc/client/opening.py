@@ -5,10 +5,11 @@ The beginning of a connection: greeting, EHLO, TLS, XCLIENT and login, step by s
 from __future__ import annotations
 
 import binascii
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from smtpsvc.client.capabilities import Capabilities, parse_capabilities
 from smtpsvc.client.commands import attributes, hello
+from smtpsvc.client.connection import Connection
 from smtpsvc.client.errors import (
     ClientError,
     LoginFailed,
@@ -23,9 +24,6 @@ from smtpsvc.client.options import TLS, own_name
 from smtpsvc.client.sasl import MECHANISMS, Context, SASLProblem, Steps, choose
 from smtpsvc.client.security import problem, verifies
 from smtpsvc.grammar.replies import Reply
-
-if TYPE_CHECKING:
-    from smtpsvc.client.connection import Connection
 
 #: RFC 4954 §4: a longer initial response goes out when it is asked for.
 _MAX_INITIAL: Final = 512 - 2
@@ -63,7 +61,7 @@ async def introduce(connection: Connection) -> None:
     """
     Say EHLO, and learn what the server offers; HELO if it knows no other.
 
-    :raises Refused: if it takes neither.
+    :raises ClientError: if it takes neither.
     """
     options = connection.options
     name = options.hostname or own_name()

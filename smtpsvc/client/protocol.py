@@ -34,7 +34,7 @@ class ClientProtocol(Protocol):
     One connection.
 
     :param host: what was connected to, for the server's certificate; "" if that has no name.
-    :ivar opened: a Deferred of the :class:`Connection`, once it is ready for mail.
+    :ivar opened: a Deferred of the :class:`~smtpsvc.client.connection.Connection`, once it is ready for mail.
     """
 
     def __init__(self, options: Options, clock: IReactorTime, host: str = "") -> None:

@@ -5,13 +5,14 @@ A whole message in one go: as few turns as the server allows, and no Deferred fo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from smtpsvc.client.body import Body
+from smtpsvc.client.body import Source
 from smtpsvc.client.envelope import any_international
 from smtpsvc.client.errors import ContentRefused, Refused, Stage
+from smtpsvc.client.owner import Owner
 from smtpsvc.client.result import Result
 from smtpsvc.client.streaming import Outlet, pour
 from smtpsvc.client.transaction import Transaction
@@ -19,9 +20,6 @@ from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.commands import NO_PARAMS
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.values import Recipient
-
-if TYPE_CHECKING:
-    from smtpsvc.client.connection import Connection
 
 #: Content up to this goes out with its envelope by BDAT, before a recipient was taken; if none is, it was in vain.
 INLINE: Final = 64 * 1024
@@ -34,7 +32,7 @@ class Sending(Transaction):
     :param forward: the XFORWARD command that goes before, or None.
     """
 
-    def __init__(self, connection: Connection, body: Body, forward: bytes | None = None) -> None:
+    def __init__(self, connection: Owner, body: Source, forward: bytes | None = None) -> None:
         super().__init__(connection)
         self._body = body
         self._forward = forward
@@ -46,7 +44,7 @@ class Sending(Transaction):
     # Sent whole, the envelope with it.
     _inline = False
     _started = False
-    #: True if it fails with :class:`~smtpsvc.client.Refused` where nobody was taken.
+    #: True if it fails with :exc:`~smtpsvc.client.errors.Refused` where nobody was taken.
     raises = False
 
     def begin(

@@ -5,13 +5,14 @@ One transaction, from MAIL to the reply to its message: step by step, as a relay
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from smtpsvc.client.dialogue import Dialogue
 from smtpsvc.client.envelope import Opening
 from smtpsvc.client.errors import ClientError, Refused, ServerMisbehaved, Stage
+from smtpsvc.client.owner import Owner
 from smtpsvc.client.result import RecipientResult, Result
 from smtpsvc.client.streaming import WINDOW, ChunkOutlet, DotOutlet, Outlet
 from smtpsvc.grammar.addresses import Address
@@ -19,9 +20,6 @@ from smtpsvc.grammar.commands import NO_PARAMS
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.stuffing import ContentCheck
 from smtpsvc.values import Recipient
-
-if TYPE_CHECKING:
-    from smtpsvc.client.connection import Connection
 
 
 class Transaction:
@@ -31,7 +29,7 @@ class Transaction:
     :ivar replies: those to the RCPTs so far, in order.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Owner) -> None:
         self._connection = connection
         self._dialogue: Dialogue = connection.dialogue
         self._offered = connection.capabilities
