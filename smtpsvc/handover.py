@@ -13,15 +13,16 @@ import os
 import socket
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolFactory
 
 from smtpsvc.direct import DIRECT, listening_reactor
+from smtpsvc.server.tally import Tally
 from smtpsvc.transport import BACKLOG, DirectPort
 
 #: What an endpoint asks the reactor for: ``("tcp", port, interface)``, ``("unix", path)`` or ``("fd", number)``.
@@ -30,6 +31,12 @@ Key: TypeAlias = tuple[str | int, ...]
 _TCP: Final = "tcp"
 _UNIX: Final = "unix"
 _FD: Final = "fd"
+
+#: Connections that are accepted in one turn.
+_BURST: Final = 16
+#: Seconds that others have to come first, and what is accepted when they have not come.
+_TURN: Final = 0.002
+_AFTER: Final = 4
 
 
 class _StandIn:
@@ -67,6 +74,54 @@ class _StandIn:
         return self.listenTCP(port, secured, backlog, interface)
 
 
+class _Fair:
+    """
+    A port that leaves connections to processes that have fewer.
+
+    All that wait are woken for each connection, and one alone could take a burst before the others are there.
+    """
+
+    #: The connections of all processes, if they are counted.
+    tally: Tally | None = None
+    _waiting: IDelayedCall | None = None
+    _waited = False
+
+    def doRead(self: Any) -> None:
+        """Accept connections, as long as that is fair; nobody is waited for twice."""
+        tally, base = self.tally, cast("Any", super())
+        for count in range(_AFTER if self._waited else _BURST):
+            if tally is not None and not self._waited and tally.ahead:
+                if not count:
+                    self.stopReading()
+                    self._waiting = self.reactor.callLater(_TURN, self._again)
+                return
+            self.numberAccepts = 1
+            base.doRead()
+            if self.numberAccepts <= 1 or not self.connected:
+                break
+        self._waited = False
+
+    def _again(self: Any) -> None:
+        self._waiting = None
+        self._waited = True
+        self.startReading()
+
+    def connectionLost(self: Any, reason: Any) -> None:
+        """The port is closed."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
+        cast("Any", super()).connectionLost(reason)
+
+
+class _SharedDirect(_Fair, DirectPort):
+    """A port of ours that other processes accept on too."""
+
+
+class _SharedTCP(_Fair, tcp.Port):
+    """A port of Twisted's that other processes accept on too."""
+
+
 class _HeldTCP(tcp.Port):
     """A TCP port that is open, and accepts nothing."""
 
@@ -86,7 +141,7 @@ class _HeldUNIX(unix.Port):
         """Leave connections to the others."""
 
 
-class _SharedUNIX(unix.Port):
+class _SharedUNIX(_Fair, unix.Port):
     """A unix socket that another process has opened: neither its path nor its mode is ours."""
 
     _shouldShutdown = False
@@ -103,6 +158,9 @@ class _SharedUNIX(unix.Port):
 
     def connectionLost(self, reason: Any) -> None:
         """The port is closed, and the socket stays."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
         tcp.Port.connectionLost(self, reason)
 
 
@@ -226,6 +284,8 @@ class HandedPorts(_StandIn):
         super().__init__(reactor)
         #: How TCP is served: as ``--transport`` says.
         self.transport = DIRECT
+        #: Lets each process have its part of the connections.
+        self.tally: Tally | None = None
         self._sockets: dict[Key, deque[socket.socket]] = {}
         for key, descriptor in sockets:
             self._sockets.setdefault(tuple(key), deque()).append(socket.socket(fileno=descriptor))
@@ -278,10 +338,11 @@ class HandedPorts(_StandIn):
     def _adopt_tcp(self, found: socket.socket, factory: IProtocolFactory) -> IListeningPort:
         direct = listening_reactor(self._reactor, self.transport) is not self._reactor
         found.setblocking(False)
-        kind: Any = DirectPort if direct else tcp.Port
+        kind: Any = _SharedDirect if direct else _SharedTCP
         port: Any = kind._fromListeningDescriptor(
             self._reactor, found.fileno(), found.family, factory
         )
+        port.tally = self.tally
         port.startListening()
         return port  # type: ignore[no-any-return]
 
@@ -289,5 +350,6 @@ class HandedPorts(_StandIn):
         port: Any = _SharedUNIX._fromListeningDescriptor(  # type: ignore[no-untyped-call]
             self._reactor, found.fileno(), factory
         )
+        port.tally = self.tally
         port.startListening()
         return port  # type: ignore[no-any-return]

@@ -58,7 +58,7 @@ class Worker:
         self.number = number
         self.count = count
         self.ports = ports
-        self.tally = tally
+        self.tally = ports.tally = tally
         self._reactor = reactor
         self._answers: dict[bytes, Callable[[], bytes]] = {}
         self._service: Any = None
@@ -135,11 +135,15 @@ class Worker:
         hear, say = self._pipes
         stdio: Any = StandardIO
         self._pipe = stdio(_Ear(self), hear, say, self._reactor)
+        if self.tally is not None:
+            self.tally.ready = True
         self._say(Frame(b"listening"))
 
     def _stop(self) -> Deferred[Any]:
         """The reactor stops, for whatever reason."""
         self._stopping = True
+        if self.tally is not None:
+            self.tally.ready = False
         self.ports.close()
         return maybeDeferred(self._service.stopService)
 

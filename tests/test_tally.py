@@ -52,6 +52,31 @@ class TallyTests(TallyTestCase):
         first.wipe()
         self.assertEqual((second.open, second.of("192.0.2.1")), (1, 1))
 
+    def test_ahead(self) -> None:
+        """Ahead is who has a quarter and two more than another that takes connections, of whatever size."""
+        first, second, third = self.tallies
+        for _ in range(3):
+            first.enter(None)
+        self.assertFalse(first.ahead)
+        second.ready = True
+        self.assertTrue(first.ahead)
+        second.enter(None)
+        second.enter(None)
+        self.assertFalse(first.ahead)
+        self.assertFalse(second.ahead)
+        for tally in (first, second):
+            for _ in range(100):
+                tally.enter(None)
+        self.assertFalse(first.ahead)
+        for _ in range(30):
+            first.enter(None)
+        self.assertTrue(first.ahead)
+        second.ready = False
+        self.assertFalse(first.ahead)
+        third.ready = True
+        third.wipe()
+        self.assertFalse(first.ahead)
+
     def test_apart(self) -> None:
         """A thousand clients with a connection each are counted once each."""
         clients = [f"192.0.{number // 250}.{number % 250}" for number in range(1000)]

@@ -184,6 +184,16 @@ class ServeTests(WorkersTestCase):
             self.assertEqual(set(self.connect_each(server, way)), set(self.pids(server)))
         self.assertEqual(len(server.mails()), 1)
 
+    def test_shares(self) -> None:
+        """Of many clients that come at once, each worker has its part."""
+        server = self.serve("--backend", "null:")
+        before = {pid: connections(pid) for pid in self.pids(server)}
+        clients = [server.connect() for _ in range(60)]
+        for client in clients:
+            self.addCleanup(client.close)
+            self.assertEqual(client.recv(4), b"220 ")
+        self.assertEqual([pid for pid, count in before.items() if connections(pid) - count < 10], [])
+
     def test_limits(self) -> None:
         """The limits of connections hold for all workers together."""
         server = self.serve("--max-connections", "12", "--max-connections-per-client", "10")

@@ -69,6 +69,24 @@ class Tally:
         """Count it no longer."""
         self._add(client, -1)
 
+    @property
+    def ready(self) -> bool:
+        """Whether this process takes connections."""
+        return bool(self._cells[self._mine + 1])
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self._cells[self._mine + 1] = value
+
+    @property
+    def ahead(self) -> bool:
+        """Whether this process has clearly more connections than another that takes them: a quarter, and two."""
+        cells = self._cells
+        mine = cells[self._mine]
+        return mine > 1 and any(
+            mine > cells[column] + cells[column] // 4 + 1 for column in self._columns if cells[column + 1]
+        )
+
     def wipe(self) -> None:
         """Forget what this process has counted."""
         begin = self._mine * _WIDTH
