@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from smtpsvc.client import ContentRefused, LimitReached, Refused, Unsupported
+from smtpsvc.client import ContentRefused, LimitReached, Refused, TimedOut, Unsupported
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import NO_SUCH_USER, OK, Reply
 from smtpsvc.parameters import ByMode, DeliverBy, Notify, OriginalRecipient, Ret, ValidSince
@@ -423,6 +423,16 @@ class ReuseTests(ClientTestCase):
             talk.settle()
         self.successResultOf(done)
         self.assertEqual(talk.clock.getDelayedCalls(), [])
+
+    def test_quit_held(self) -> None:
+        """A connection that stays open after QUIT is broken off."""
+        talk = Talk().greeted()
+        done = talk.connection.quit()
+        talk.protocol.dataReceived(b"221 bye\r\n")
+        self.assertTrue(talk.transport.disconnecting)
+        self.assertNoResult(done)
+        talk.clock.pump([1] * 15)
+        self.assertIsInstance(talk.connection.error, TimedOut)
 
     def test_cancel(self) -> None:
         """To cancel a sending closes the connection: nothing is delivered later."""

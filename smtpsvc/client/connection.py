@@ -330,7 +330,7 @@ class Connection:
         if self._transaction is not None or self._queue:
             self.abort()
         elif self.dialogue.error is None:
-            self.dialogue.expect(Stage.QUIT, lambda _: self.dialogue.channel.close())
+            self.dialogue.expect(Stage.QUIT, self.dialogue.part)
             self.dialogue.channel.write(b"QUIT\r\n")
         return closed
 

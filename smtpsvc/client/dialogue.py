@@ -118,6 +118,7 @@ class Dialogue:
         self._seconds = clock.seconds
         self._times = {stage: timeouts.of(stage) for stage in Stage}
         self._stage = Stage.CONNECT
+        self._parting = False
         self._room: Deferred[None] | None = None
         self._tls: Deferred[None] | None = None
 
@@ -182,7 +183,7 @@ class Dialogue:
 
     def received(self, data: bytes) -> None:
         """Take octets from the server."""
-        if self.error is not None:
+        if self.closed:
             return
         try:
             replies = self._reader.feed(data)
@@ -201,12 +202,12 @@ class Dialogue:
                 self.surplus = left > 0 or self._reader.pending
                 self._stage, took, _ = waiting.popleft()
                 took(reply)
-            if self.closed:
+            if self.error is not None:
                 return
         if replies:
             if waiting:
                 self._arm(waiting[0][0])
-            elif self._tls is None and not self.paused:
+            elif self._tls is None and not self.paused and not self._parting:
                 self.deadline = None
 
     def _unasked(self, reply: Reply) -> None:
@@ -295,6 +296,12 @@ class Dialogue:
             error = Disconnected(why, self.stage, self.farewell)
             error.__cause__ = cause
             self._end(error)
+
+    def part(self, _: object = None) -> None:
+        """Close when all is sent; a server that does not let go is left all the same."""
+        self._parting = True
+        self._arm(Stage.QUIT)
+        self.channel.close()
 
     def fail(self, error: ClientError) -> None:
         """Give the connection up: whoever waits is told *error*."""
