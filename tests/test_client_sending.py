@@ -503,6 +503,41 @@ class QueueTests(ClientTestCase):
         errors = [self.failure(done) for done in dones]
         self.assertEqual([each.maybe_delivered for each in errors], [True] + [False] * 1999)
 
+    def test_after_a_command(self) -> None:
+        """Without PIPELINING a message waits for the reply to a command, and to the RSET of a transaction."""
+        talk = Talk().greeted(BARE)
+        talk.connection.noop()
+        talk.connection.send(SENDER, [JOE], MESSAGE)
+        self.assertEqual(talk.transport.take(), b"NOOP\r\n")
+        self.assertEqual(talk.receive(TAKEN), b"MAIL FROM:<a@x.example>\r\n")
+        talk = Talk().greeted(BARE)
+        transaction = talk.connection.transaction()
+        transaction.mail(SENDER)
+        talk.receive(TAKEN)
+        transaction.abort()
+        talk.connection.send(SENDER, [JOE], MESSAGE)
+        self.assertEqual(talk.transport.take(), b"RSET\r\n")
+        self.assertEqual(talk.receive(TAKEN), b"MAIL FROM:<a@x.example>\r\n")
+
+    def test_source_is_closed(self) -> None:
+        """What gives the content is closed when it is not needed any more."""
+        closed: list[bool] = []
+
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x\r\n"
+            finally:
+                closed.append(True)
+
+        talk = Talk(chunking=False).greeted()
+        done = talk.connection.send(SENDER, [JOE], pieces())
+        talk.protocol.pauseProducing()
+        talk.receive(TAKEN * 2 + b"354 go\r\n")
+        talk.hang_up()
+        self.failure(done)
+        self.assertEqual(closed, [True])
+
     def test_cancel_before_its_turn(self) -> None:
         """To cancel a message that was not begun takes it out, and no more."""
         talk = Talk().greeted()

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 from twisted.trial.unittest import TestCase
 
-from smtpsvc.client import ConnectFailed, Login, LoginFailed, TLSFailed, connect
+from smtpsvc.client import ConnectFailed, Login, LoginFailed, TLSFailed, Unsupported, connect
 from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.testing import ScriptedBackend
 from smtpsvc.tlstesting import Authority
@@ -74,6 +74,13 @@ class TLSTests(TestCase):
         connection = await self.meet(await self.serve(enable=["REQUIRETLS"]))
         await connection.send("a@x.example", ["b@y.example"], MESSAGE, params={"REQUIRETLS": True})
         self.assertIn("REQUIRETLS", self.backend.messages[0].envelope.mail_params)
+
+    async def test_requiretls_unverified(self) -> None:
+        """REQUIRETLS is for servers whose certificate was verified (RFC 8689 §4.2.1)."""
+        for options in ({"verify": False}, {"tls": "opportunistic"}):
+            connection = await self.meet(await self.serve(enable=["REQUIRETLS"]), **options)
+            sending = connection.send("a@x.example", ["b@y.example"], MESSAGE, params={"REQUIRETLS": True})
+            self.assertIsInstance(await sending.addErrback(lambda failure: failure.value), Unsupported)
 
     async def test_wrong_name(self) -> None:
         """A certificate for another name is refused, and nothing is said after the handshake."""

@@ -17,6 +17,7 @@ from smtpsvc.client.dialogue import Dialogue
 from smtpsvc.client.errors import ClientError, LimitReached, Stage
 from smtpsvc.client.options import Options
 from smtpsvc.client.result import RecipientResult, Result
+from smtpsvc.client.security import verifies
 from smtpsvc.client.sending import Sending, refusal_of
 from smtpsvc.client.transaction import Transaction
 from smtpsvc.grammar.addresses import Address
@@ -73,6 +74,11 @@ class Connection:
     def lmtp(self) -> bool:
         """True if it speaks LMTP: replies come for each recipient."""
         return self.options.lmtp
+
+    @property
+    def trusted(self) -> bool:
+        """True if it has TLS, and the server's certificate was verified."""
+        return self.tls is not None and verifies(self.options)
 
     @property
     def chunking(self) -> bool:
@@ -193,7 +199,7 @@ class Connection:
                     return
                 reset = before.needs_reset
             elif self.dialogue.waiting and not self.capabilities.pipelining:
-                # RSET is on its way; its reply calls us.
+                # A command is on its way; its reply calls us.
                 return
             self._begun += 1
             queue[self._begun - 1].start(reset)
@@ -293,6 +299,7 @@ class Connection:
             if not 200 <= reply.code < 300:
                 self.spoiled = True
             ready(reply)
+            self.advance()
 
         self.dialogue.expect(Stage.RESET, took, ready)
         self.dialogue.channel.write(b"RSET\r\n")
@@ -309,7 +316,12 @@ class Connection:
         """
         if self._transaction is not None or self._queue:
             raise RuntimeError("a message is on its way")
-        return self.dialogue.command(line(*words), Stage.COMMAND)
+        return self.dialogue.command(line(*words), Stage.COMMAND).addBoth(self._answered)
+
+    def _answered(self, outcome: Any) -> Any:
+        # A message may wait for it.
+        self.advance()
+        return outcome
 
     def noop(self) -> Deferred[Reply]:
         """Ask for a sign of life."""

@@ -21,15 +21,17 @@ class Opening:
     Makes the commands of one transaction.
 
     :param offered: what the server offers.
+    :param trusted: its certificate was verified.
     :ivar utf8: the transaction has SMTPUTF8.
     :ivar binary: the content is BINARYMIME.
     :ivar dropped: the parameters that were left out.
     """
 
-    __slots__ = ("_offered", "binary", "dropped", "each_answered", "utf8")
+    __slots__ = ("_offered", "_trusted", "binary", "dropped", "each_answered", "utf8")
 
-    def __init__(self, offered: Capabilities) -> None:
+    def __init__(self, offered: Capabilities, *, trusted: bool = True) -> None:
         self._offered = offered
+        self._trusted = trusted
         self.utf8 = False
         self.binary = False
         #: PRDR was asked for.
@@ -88,6 +90,9 @@ class Opening:
             raise Unsupported("the content has 8-bit octets, and the server does not offer 8BITMIME", Stage.MAIL)
         if self.utf8:
             words.append("SMTPUTF8")
+        if params.get("REQUIRETLS") and not self._trusted:
+            # RFC 8689 §4.2.1: not to a host of which nobody knows who it is.
+            raise Unsupported("REQUIRETLS is needed, and the server's certificate was not verified", Stage.MAIL)
         if params:
             more, dropped = write_mail(params, offered)
             words += more

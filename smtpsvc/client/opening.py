@@ -22,7 +22,7 @@ from smtpsvc.client.errors import (
 )
 from smtpsvc.client.options import TLS, own_name
 from smtpsvc.client.sasl import MECHANISMS, Context, SASLProblem, Steps, choose
-from smtpsvc.client.security import problem, verifies
+from smtpsvc.client.security import problem
 from smtpsvc.grammar.replies import Reply
 
 #: RFC 4954 §4: a longer initial response goes out when it is asked for.
@@ -139,8 +139,7 @@ async def log_in(connection: Connection) -> None:
     login = connection.options.login
     assert login is not None
     context = Context(connection.host, connection.binding(), connection.capabilities.auth)
-    trusted = connection.tls is not None and verifies(connection.options)
-    names, why = choose(login, context, trusted=trusted)
+    names, why = choose(login, context, trusted=connection.trusted)
     if not names:
         raise LoginFailed(f"cannot log in: {why}", Stage.AUTH)
     for name in names:

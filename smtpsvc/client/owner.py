@@ -26,6 +26,10 @@ class Owner(Protocol):
         """True if replies come for each recipient."""
 
     @property
+    def trusted(self) -> bool:
+        """True if the server is who it should be."""
+
+    @property
     def chunking(self) -> bool:
         """True if content goes by BDAT."""
 

@@ -167,9 +167,14 @@ async def pour(dialogue: Dialogue, pieces: Iterable[bytes] | AsyncIterable[bytes
         return True
 
     if isinstance(pieces, AsyncIterable):
-        async for piece in pieces:
-            if not await send(piece):
-                return False
+        try:
+            async for piece in pieces:
+                if not await send(piece):
+                    return False
+        finally:
+            close = getattr(pieces, "aclose", None)
+            if close is not None:
+                await close()
     else:
         for piece in pieces:
             if not await send(piece):

@@ -33,7 +33,7 @@ class Transaction:
         self._connection = connection
         self._dialogue: Dialogue = connection.dialogue
         self._offered = connection.capabilities
-        self._opening = Opening(self._offered)
+        self._opening = Opening(self._offered, trusted=connection.trusted)
         self._names: list[str] = []
         self.replies: list[Reply] = []
         # What was said after the content: one reply, or one for each recipient.
