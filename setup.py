@@ -29,8 +29,8 @@ AUTH = ["argon2-cffi>=25", "bcrypt>=4.1", "scramp>=1.5"]
 OAUTH = ["PyJWT[crypto]>=2.10"]
 METRICS = ["prometheus_client>=0.20"]
 PYTEST = ["pytest>=8"]
-TEST = [*PYTEST, *AUTH, *OAUTH, *METRICS, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
 BENCH = ["aiosmtpd>=1.4.6"]
+TEST = [*PYTEST, *AUTH, *OAUTH, *METRICS, *BENCH, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
 DOCS = ["sphinx>=8"]
 
 setup(
