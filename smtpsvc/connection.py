@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from twisted.internet import address, main, tcp
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionAborted
 from twisted.python import log
 from twisted.python.failure import Failure
 
@@ -159,6 +160,15 @@ class DirectServer(Securable, tcp.Server):
         :param event: the bits of epoll.
         """
         why: Any = None
+        if event == _IN and self._mask & _IN:
+            try:
+                why = self.doRead()
+            except BaseException as error:
+                log.err()
+                why, event = error, 0
+            if why:
+                self._disconnect(why, event == _IN)
+            return
         # What is wanted may have changed since the event was seen.
         reading = bool(event & self._mask & _IN)
         try:
@@ -214,14 +224,13 @@ class DirectServer(Securable, tcp.Server):
         finally:
             self.delivering = False
         pieces = self._tempDataBuffer
+        # Reading and not waiting to write: nothing is left of earlier writes, and nobody has ended or paused anything.
         if (
-            self.disconnecting
+            self._mask != _IN
+            or self.disconnecting
             or len(pieces) != 1
-            or self.dataBuffer
             or self._writeDisconnecting
-            or self._aborting
-            or self.producerPaused
-            or not (self.streamingProducer and self.connected)
+            or not self.streamingProducer
         ):
             return self._sendWritten() if pieces or self.disconnecting or self._writeDisconnecting else None
         # As _sendWritten does, for what is most usual: one reply, and room for it.
@@ -287,13 +296,13 @@ class DirectServer(Securable, tcp.Server):
     def write(self, data: bytes) -> None:
         """Send *data*, through TLS if that has been started."""
         if not self.TLS:
-            size = self._tempDataLen + len(data)
-            if self.delivering and type(data) is bytes and 0 < size <= self.bufferSize and not self.dataBuffer:
+            if self.delivering and self._mask == _IN and not self._tempDataLen and type(data) is bytes:
                 # As FileDescriptor.write does; the end of the delivery sees to the rest.
-                if self.connected and not self._writeDisconnected:
+                size = len(data)
+                if 0 < size < self.bufferSize and not self._writeDisconnected:
                     self._tempDataBuffer.append(data)
                     self._tempDataLen = size
-                return
+                    return
             _Plain.write(self, data)
         elif self.connected:
             self.protocol.write(data)
@@ -312,8 +321,13 @@ class DirectServer(Securable, tcp.Server):
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
         if hasattr(self, "socket"):
+            # As the base does, which looks at the reason by the names of its classes.
             self._watch(0)
+            FileDescriptor.connectionLost(self, reason)
+            self._closeSocket(not isinstance(reason.value, ConnectionAborted))  # type: ignore[no-untyped-call]
+            protocol = self.protocol
+            del self.protocol, self.socket, self.fileno
             try:
-                super().connectionLost(reason)
+                protocol.connectionLost(reason)
             finally:
                 self._nest.leave(self)

@@ -88,3 +88,39 @@ class Channel(Protocol):
 
     def release(self, why: int) -> None:
         """Read the client again, unless there is another reason not to."""
+
+
+class Gone:
+    """
+    The channel of all whose connection is lost: a conversation that lets go of its protocol needs no collector.
+    """
+
+    since = 0.0
+    paused = 0
+    unread = False
+
+    @property
+    def out(self) -> list[bytes]:
+        """Nobody is there to be told."""
+        return []
+
+    def wake(self) -> None:
+        """Nothing is to be sent or read."""
+
+    def start_tls(self, creator: Any) -> bool:
+        """There is none to be had."""
+        return False
+
+    def channel_binding(self, kind: str) -> bytes | None:
+        """There is none."""
+        return None
+
+    def hold(self, why: int) -> None:
+        """Nobody is read."""
+
+    def release(self, why: int) -> None:
+        """Nobody is read."""
+
+
+#: There is one for all.
+GONE: Final[Any] = Gone()

@@ -10,12 +10,10 @@ from twisted.python.failure import Failure
 
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import State
-from smtpsvc.server.channel import BY_MEMORY, CONTENT, LINES, PARTING, Channel
+from smtpsvc.server.channel import BY_MEMORY, CONTENT, LINES, PARTING
 from smtpsvc.server.opening import Opening
-from smtpsvc.values import Peer
 
 if TYPE_CHECKING:
-    from smtpsvc.server.factory import SMTPFactory
     from smtpsvc.server.receiving import Receiving
     from smtpsvc.server.verbs import Verb
 
@@ -28,10 +26,7 @@ class Contents(Opening):
     __slots__ = ("_state", "receiver")
 
     _state: int
-
-    def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
-        super().__init__(channel, factory, peer)
-        self.receiver: Receiving | None = None
+    receiver: Receiving | None
 
     if TYPE_CHECKING:
 

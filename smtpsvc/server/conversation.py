@@ -18,7 +18,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.grammar.states import State
 from smtpsvc.interfaces import IConversation
-from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, SECURING, Channel
+from smtpsvc.server.channel import BY_SESSION, CLOSED, CONTENT, LINES, PARTING, SECURING, WAITING, Channel, Mode
 from smtpsvc.server.lines import Lines
 from smtpsvc.server.results import tell_broken
 from smtpsvc.server.secured import Securable
@@ -51,9 +51,19 @@ class Conversation(Securable, Lines):
     )  # fmt: skip
 
     def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
-        super().__init__(channel, factory, peer)
+        # All in one place: five calls, one for each part, would take longer than a command does.
+        self.channel = channel
+        self.factory = factory
+        self.peer = peer
         self.settings: Settings = factory.settings
         self.tables: Tables = factory.tables
+        self.mode: Mode = WAITING
+        self.wait = self.pending_prompt = self.farewell = None
+        self.asked = 0.0
+        self.trace = self.faults = self._leave = None
+        self.session = self._delay = None
+        self._reopening = False
+        self.receiver = None
         self.envelope: Envelope | None = None
         self.extended = False
         #: True if replies carry enhanced codes.

@@ -162,6 +162,8 @@ class SMTPFactory(Factory):
         self.turns: deque[SMTPProtocol] = deque()
         self._next_turn: IDelayedCall | None = None
         self._verified: set[tuple[Any, type]] = set()
+        #: Classes of what was found to be a session, and no Deferred of one.
+        self.sessions: set[type] = set()
         #: Classes of what was found to be a delivery, and no Deferred of one.
         self.deliveries: set[type] = set()
         #: Makes an id for a connection or a transaction, unique for all time to come.

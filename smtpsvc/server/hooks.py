@@ -31,19 +31,18 @@ class Hooks:
 
     __slots__ = ("asked", "channel", "factory", "farewell", "mode", "peer", "pending_prompt", "wait")
 
-    def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
-        self.channel = channel
-        self.factory = factory
-        self.peer = peer
-        self.mode: Mode = WAITING
-        #: The outermost outcome that is waited for, or goes on.
-        self.wait: Wait | None = None
-        #: When the backend was asked for it, by the sweep's clock.
-        self.asked = 0.0
-        #: Fires with the line that a prompt asked for.
-        self.pending_prompt: Deferred[bytes] | None = None
-        #: The last reply, while the answer to a command goes first.
-        self.farewell: Reply | None = None
+    channel: Channel
+    factory: SMTPFactory
+    peer: Peer
+    mode: Mode
+    #: The outermost outcome that is waited for, or goes on.
+    wait: Wait | None
+    #: When the backend was asked for it, by the sweep's clock.
+    asked: float
+    #: Fires with the line that a prompt asked for.
+    pending_prompt: Deferred[bytes] | None
+    #: The last reply, while the answer to a command goes first.
+    farewell: Reply | None
 
     if TYPE_CHECKING:
 

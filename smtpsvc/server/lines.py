@@ -53,23 +53,20 @@ class Lines(Contents):
         while self.mode is LINES and not channel.paused and len(out) < TURN:
             end = buffer.find(b"\n", start) + 1
             command = known.get(buffer[start:end])
-            if command is None or not self._state & command[0]:
+            if command is None or not self.obey(command):
                 break
             start = end
-            self.obey(command)
         return start
 
-    def allows(self, command: Command) -> bool:
-        """Say whether a command is allowed in this state."""
-        return bool(self._state & command[0])
-
-    def obey(self, command: Command) -> None:
+    def obey(self, command: Command) -> bool:
         """
-        Do what a command says, which is allowed, and answer it.
+        Do what a command says, and answer it. Nearly all that a server does passes here.
 
-        Nearly all that a server does passes here.
+        :returns: False if it is not allowed in this state: nothing was done then.
         """
-        _, proceed, value, verb = command
+        allowed, proceed, value, verb = command
+        if not self._state & allowed:
+            return False
         try:
             outcome = proceed(self, value)
         except SMTPError as error:
@@ -81,6 +78,7 @@ class Lines(Contents):
         else:
             # As _answer does for what needs no note.
             self.channel.out.append(outcome.wire(self.enhanced and not verb.plain))
+        return True
 
     def line_received(self, line: bytes) -> None:
         """

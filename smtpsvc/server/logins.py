@@ -12,15 +12,12 @@ from twisted.internet.task import deferLater
 
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
-from smtpsvc.server.channel import Channel
 from smtpsvc.server.faults import faults_of
 from smtpsvc.server.hooks import Hooks
-from smtpsvc.values import Peer
 
 if TYPE_CHECKING:
     from smtpsvc.grammar.trace import Received
     from smtpsvc.interfaces import IAccount
-    from smtpsvc.server.factory import SMTPFactory
     from smtpsvc.server.faults import Faults
 
 
@@ -29,13 +26,11 @@ class Logins(Hooks):
 
     __slots__ = ("_leave", "faults", "trace")
 
-    def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
-        super().__init__(channel, factory, peer)
-        #: The prepared beginning of ``Received:``, made for the first message after a greeting or a login.
-        self.trace: Received | None = None
-        #: What has gone wrong, or None.
-        self.faults: Faults | None = None
-        self._leave: Callable[[], object] | None = None
+    #: The prepared beginning of ``Received:``, made for the first message after a greeting or a login.
+    trace: Received | None
+    #: What has gone wrong, or None.
+    faults: Faults | None
+    _leave: Callable[[], object] | None
 
     if TYPE_CHECKING:
 

@@ -14,13 +14,12 @@ from twisted.python.failure import Failure
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import LastReply, Reply, SMTPError
 from smtpsvc.interfaces import ISecured, ISession
-from smtpsvc.server.channel import CLOSED, LINES, Channel
+from smtpsvc.server.channel import CLOSED, LINES
 from smtpsvc.server.logins import Logins
 from smtpsvc.server.secured import greet
 from smtpsvc.values import Peer
 
 if TYPE_CHECKING:
-    from smtpsvc.server.factory import SMTPFactory
     from smtpsvc.server.tables import Tables
     from smtpsvc.server.verbs import Verb
 
@@ -30,13 +29,11 @@ class Opening(Logins):
 
     __slots__ = ("_delay", "_reopening", "session")
 
-    def __init__(self, channel: Channel, factory: SMTPFactory, peer: Peer) -> None:
-        super().__init__(channel, factory, peer)
-        self.session: Any = None
-        # True from XCLIENT to the greeting that answers it.
-        self._reopening = False
-        # Until the greeting is due.
-        self._delay: IDelayedCall | None = None
+    session: Any
+    # True from XCLIENT to the greeting that answers it.
+    _reopening: bool
+    # Until the greeting is due.
+    _delay: IDelayedCall | None
 
     if TYPE_CHECKING:
         tables: Tables
@@ -69,7 +66,10 @@ class Opening(Logins):
         except Exception:
             self._opened(Failure())
             return
-        self.settle(session, self._opened, late=self._opened_late, hook="connect")
+        if type(session) in self.factory.sessions:
+            self._opened(session)
+        else:
+            self.settle(session, self._opened, late=self._opened_late, hook="connect")
 
     def _opened(self, value: Any) -> None:
         reply = self._take_session(value)
@@ -98,6 +98,9 @@ class Opening(Logins):
 
         :returns: the greeting, or what to say instead of it before the connection is closed.
         """
+        if type(value) in self.factory.sessions:
+            self.session = value
+            return self.tables.greeting
         if value is None or isinstance(value, (Reply, Failure)):
             if value is None:
                 value = Failure(TypeError("open_session() gave None: an ISession or a Reply was expected"))
@@ -110,6 +113,8 @@ class Opening(Logins):
         except Exception:
             self.failed(Failure(), "open_session")
             return replies.NO_SESSION
+        if not hasattr(value, "__await__"):
+            self.factory.sessions.add(type(value))
         self.session = value
         return self.tables.greeting
 

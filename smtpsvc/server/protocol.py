@@ -19,6 +19,7 @@ from smtpsvc.server.channel import (
     BY_TURN,
     CLOSED,
     CONTENT,
+    GONE,
     LINES,
     PARTING,
     PROMPT,
@@ -139,18 +140,22 @@ class SMTPProtocol(Pausing, Securing, Timed, OddLines, Protocol):
         """
         factory = self.factory
         conversation = self.conversation
-        if factory.turning or self._skipping or self._ended or not conversation.allows(command):
+        if factory.turning or self._skipping or self._ended:
             return False
         factory.turning = True
         factory.reading = self
+        taken = True
         try:
             try:
-                conversation.obey(command)
+                taken = conversation.obey(command)
                 self.since = factory.sweep.now
                 mode = conversation.mode
                 if mode is LINES or mode is CONTENT:
-                    if self.out:
-                        self._send()
+                    out = self.out
+                    if out:
+                        data = b"".join(out)
+                        out.clear()
+                        self.transport.write(data)
                 else:
                     if mode is PARTING:
                         conversation.part()
@@ -162,7 +167,7 @@ class SMTPProtocol(Pausing, Securing, Timed, OddLines, Protocol):
                 factory.ready.popleft()()
         finally:
             factory.turning = False
-        return True
+        return taken
 
     def readConnectionLost(self) -> None:
         """The client has shut down its side: what it is owed still goes out."""
@@ -192,6 +197,7 @@ class SMTPProtocol(Pausing, Securing, Timed, OddLines, Protocol):
         self.conversation.lost(reason)
         # Behind the session's close(): with its last connection the service may stop the backend.
         self.factory.disconnected(self)
+        self.conversation.channel = GONE
 
     # For the conversation.
 
