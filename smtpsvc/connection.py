@@ -224,11 +224,12 @@ class DirectServer(Securable, tcp.Server):
         finally:
             self.delivering = False
         pieces = self._tempDataBuffer
-        # Reading and not waiting to write: nothing is left of earlier writes, and nobody has ended or paused anything.
+        # Reading and not waiting to write: nothing is left of earlier writes, and nothing is aborted.
         if (
             self._mask != _IN
             or self.disconnecting
             or len(pieces) != 1
+            or self.producerPaused
             or self._writeDisconnecting
             or not self.streamingProducer
         ):
