@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from smtpsvc.server.conversation import Conversation
 
 
+#: What a line begins with that continues the one before it (RFC 5322 §2.2.3).
+_BLANK: Final = b" \t"
+
 #: Refusals by what the content is; damage in it comes first.
 _OF_CONTENT: Final = (
     replies.TOO_BIG, replies.HEADER_TOO_BIG, replies.TOO_MANY_HOPS, replies.TEXT_LINE_TOO_LONG,
@@ -189,8 +192,12 @@ class Receiver(Ending):
             if refusal is not None:
                 self.refuse(refusal)
                 return None
-        if first and tables.settings.add_received:
-            content = self._trace() + content
+        if first:
+            if content[0] in _BLANK:
+                # It would continue the last field of those that stand in front of it, ours among them.
+                content = b"\r\n" + content
+            if tables.settings.add_received:
+                content = self._trace() + content
         try:
             outcome = self.delivery.write(content)
         except Exception:
