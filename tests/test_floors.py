@@ -22,7 +22,10 @@ MAX_LINES = 400
 #: The floors from the ground up; a package stands for all its modules.
 FLOORS = (
     ("grammar",),
-    ("interfaces", "values", "parameters", "settings", "session", "extras", "watched", "current", "failures", "awaiting"),
+    (
+        *("interfaces", "values", "parameters", "settings", "session", "extras", "watched", "current", "failures"),
+        *("awaiting", "resolver", "nameservers"),
+    ),
     ("server", "extensions", "sasl"),
     ("backends", "policies", "client", "message", "checkers"),
     (
