@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 import smtpsvc.plugins
+import smtpsvc.routeoptions
 from smtpsvc.interfaces import IExtensionFactory
 from smtpsvc.plugins import ExtensionFactory, extension_factories, extensions_table, find_extension
 from smtpsvc.tap import Options, makeService
@@ -84,7 +85,7 @@ class OptionsTests(SynchronousTestCase):
         """Read a command line."""
         from smtpsvc.backends.null import make
 
-        self.patch(smtpsvc.tap, "find_backend", lambda *_: make("", None))
+        self.patch(smtpsvc.routeoptions, "find_backend", lambda *_: make("", None))
         options = Options()
         options.parseOptions(["--backend", "null:", *arguments])
         return options
