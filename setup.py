@@ -28,10 +28,14 @@ def version() -> str:
 AUTH = ["argon2-cffi>=25", "bcrypt>=4.1", "scramp>=1.5"]
 OAUTH = ["PyJWT[crypto]>=2.10"]
 METRICS = ["prometheus_client>=0.20"]
+# For examples/webhook.py, which is in no package.
+WEBHOOK = ["treq>=24.9"]
 PYTEST = ["pytest>=8"]
-BENCH = ["aiosmtpd>=1.4.6"]
-TEST = [*PYTEST, *AUTH, *OAUTH, *METRICS, *BENCH, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
-DOCS = ["sphinx>=8"]
+AIOSMTPD = ["aiosmtpd>=1.4.6"]
+BENCH = [*AIOSMTPD, "matplotlib>=3.8"]
+EXTRAS = [*PYTEST, *AUTH, *OAUTH, *METRICS, *WEBHOOK, *AIOSMTPD]
+TEST = [*EXTRAS, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
+DOCS = ["matplotlib>=3.8", "sphinx>=8"]
 
 setup(
     name="smtpsvc",
@@ -76,6 +80,7 @@ setup(
         "oauth": OAUTH,
         "pytest": PYTEST,
         "metrics": METRICS,
+        "webhook": WEBHOOK,
         "bench": BENCH,
         "test": TEST,
         "docs": DOCS,

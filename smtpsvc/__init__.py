@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from smtpsvc._version import __version__
     from smtpsvc.awaiting import asyncio_hook
     from smtpsvc.backends.dedupe import with_dedupe
-    from smtpsvc.backends.function import Message, on_message
+    from smtpsvc.backends.function import FunctionBackend, Message, on_message
     from smtpsvc.backends.route import Route
     from smtpsvc.checkers import AccountRealm
     from smtpsvc.extensions import Extension
@@ -87,6 +87,7 @@ __all__ = [
     "Envelope",
     "Extension",
     "Forwarded",
+    "FunctionBackend",
     "HeldMessage",
     "HeldPorts",
     "IAccount",
@@ -151,7 +152,7 @@ _MODULES = {
     "_version": ("__version__",),
     "awaiting": ("asyncio_hook",),
     "backends.dedupe": ("with_dedupe",),
-    "backends.function": ("Message", "on_message"),
+    "backends.function": ("FunctionBackend", "Message", "on_message"),
     "backends.route": ("Route",),
     "checkers": ("AccountRealm",),
     "extensions": ("Extension",),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
@@ -102,6 +102,11 @@ class MailService(MultiService):
         for part in (tls, backend):
             if IService.providedBy(part) and part.parent is None:
                 part.setServiceParent(self)
+
+    if TYPE_CHECKING:
+
+        def setServiceParent(self, parent: Any) -> None:
+            """Become a part of *parent*: a service, or an application."""
 
     def listen(self, endpoint: IStreamServerEndpoint, role: Role = Role.SMTP, *, implicit_tls: bool = False) -> None:
         """

@@ -37,6 +37,12 @@ def need(program: str) -> str:
     return found
 
 
+def free_port() -> int:
+    """Find a port of 127.0.0.1 that nothing listens on, for a program that takes a number only."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 def until(claim: Any, what: str) -> Any:
     """
     Wait for *claim* to give something true, and give it.
@@ -153,6 +159,7 @@ bounce    unix  - - n - 0 bounce
 defer     unix  - - n - 0 bounce
 trace     unix  - - n - 0 bounce
 proxymap  unix  - - n - - proxymap
+verify    unix  - - n - 1 verify
 smtp      unix  - - n - - smtp
 lmtp      unix  - - n - - lmtp
 error     unix  - - n - - error
@@ -172,11 +179,12 @@ class Postfix:
     Mail is handed to it by its ``sendmail``, or by SMTP over the unix socket :attr:`socket`, and sent
     on by its real client.
 
+    :param services: further lines of ``master.cf``.
     :param settings: lines of ``main.cf``.
     :raises SkipTest: if it is not installed, or may not be started by this user.
     """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, *services: str, **settings: str) -> None:
         need("postfix")
         if os.getuid() != 0:
             raise SkipTest("Postfix can be started by root only")
@@ -210,7 +218,7 @@ class Postfix:
             **settings,
         }
         (conf / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
-        (conf / "master.cf").write_text(_MASTER_CF)
+        (conf / "master.cf").write_text(_MASTER_CF + "".join(f"{line}\n" for line in services))
         # While main.cf looks as if it were being written, Postfix waits before it reads it.
         os.utime(conf / "main.cf", (0, 0))
         self.conf = str(conf)

@@ -61,6 +61,8 @@ class ExampleTests(SynchronousTestCase):
                 runner.run(test, out=said.append)
         self.assertEqual(said, [], "".join(said))
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        [failure] = self.flushLoggedErrors(RuntimeError)
+        self.assertIn("is code of asyncio, and this reactor is not", str(failure.value))
 
     def test_unit_test(self) -> None:
         """The test of the tutorial passes."""

@@ -189,7 +189,8 @@ class ContentTests(SynchronousTestCase):
 
     def test_sdist(self) -> None:
         """An sdist has what packagers need: tests, documentation, licence and the files of the tools."""
-        for name in ("LICENSE", "NEWS.rst", "README.rst", "tox.ini", ".ci/run", "tests/__init__.py", "docs"):
+        files = ("LICENSE", "NEWS.rst", "README.rst", "tox.ini", ".ci/run", "tests/__init__.py", "docs", "examples")
+        for name in files:
             with self.subTest(name):
                 self.assertTrue((unpacked() / name).exists(), name)
 

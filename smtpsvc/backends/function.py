@@ -8,7 +8,7 @@ import functools
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from threading import Lock
 from typing import IO, Any, TypeAlias, cast, overload
 
@@ -19,13 +19,18 @@ from twisted.python.failure import Failure
 from smtpsvc.awaiting import deferred_of
 from smtpsvc.backends.spool import Budget, Spool, named
 from smtpsvc.current import current_reactor
+from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import IConnection, Outcome
 from smtpsvc.session import Backend, Delivery, Session
 from smtpsvc.settings import MIB
 from smtpsvc.values import Envelope, Peer
 
+#: What the function may give: an outcome for the message or, as for :meth:`~smtpsvc.IDelivery.finish`, one for each
+#: recipient.
+Answer: TypeAlias = "Outcome | Sequence[None | Reply] | Awaitable[Sequence[None | Reply]]"
+
 #: What :func:`on_message` takes.
-Function: TypeAlias = "Callable[[Message], Outcome]"
+Function: TypeAlias = "Callable[[Message], Answer]"
 
 
 class Message:
@@ -188,11 +193,11 @@ class FunctionDelivery(Delivery):
         """
         return self._spool.write(content)
 
-    def finish(self) -> Outcome:
+    def finish(self) -> Answer:
         """
         Call the function.
 
-        :returns: its outcome.
+        :returns: its answer.
         """
         if not self._spool.spooled:
             return self._call(bytes(self._spool.take()))
@@ -209,7 +214,7 @@ class FunctionDelivery(Delivery):
         idle = self._spool.drop()
         return idle.addCallback(self._close) if self._spool.spooled else None
 
-    def _call(self, content: bytes | TemporaryContent) -> Outcome:
+    def _call(self, content: bytes | TemporaryContent) -> Answer:
         message = Message(self._envelope, content)
         try:
             outcome = self._backend.function(message)
@@ -281,7 +286,7 @@ class FunctionBackend(Backend):
         self._reactor = reactor
         self._session = FunctionSession(self)
 
-    def __call__(self, message: Message) -> Outcome:
+    def __call__(self, message: Message) -> Answer:
         """Call the function."""
         return self.function(message)
 
@@ -324,7 +329,7 @@ def on_message(
 
     :param function: gets a :class:`Message`. It may be plain, return a Deferred or be a coroutine. None means
         the message is taken, a Reply is the reply, and an :class:`~smtpsvc.grammar.replies.SMTPError`
-        refuses it.
+        refuses it. A list of these, one for each recipient, is for LMTP; see :doc:`/lmtp`.
     :param spool_at: a message that is larger than this goes to a temporary file as it comes.
     """
     if function is None:

@@ -15,7 +15,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from smtpsvc.backends.commit import HELPERS, Committer, Staged, System, TmpFile, make_maildir, remove, seal_directory
 from smtpsvc.backends.spool import Budget, IThreads, Spool, Threads, refusal
+from smtpsvc.current import current_reactor
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.trace import delivered_to, return_path
@@ -256,7 +257,7 @@ class MaildirBackend(Backend, Service):
 
     :param directory: made if it is missing; a relative path is taken from the working directory that
         the process has at ``startService``.
-    :param reactor: its ``callFromThread`` brings the answers.
+    :param reactor: its ``callFromThread`` brings the answers; None for the running one.
     :param system: the system calls.
     :param threads: makes threads.
     :param memory: how much content may be in memory, of all messages together, before small messages too
@@ -266,7 +267,7 @@ class MaildirBackend(Backend, Service):
     def __init__(
         self,
         directory: str,
-        reactor: IReactorFromThreads,
+        reactor: Any = None,
         *,
         system: System | None = None,
         threads: Callable[[int, IReactorFromThreads, str], IThreads] = Threads,
@@ -343,7 +344,8 @@ class MaildirBackend(Backend, Service):
         except OSError as error:
             raise _unkept(directory, error.strerror) from error
         self.directory = directory
-        self.store = Store(directory, self._reactor, self._system, self._threads, self._budget)
+        reactor = current_reactor() if self._reactor is None else self._reactor
+        self.store = Store(directory, reactor, self._system, self._threads, self._budget)
         self.started = True
         self.store.clean(time.time())
         super().startService()  # type: ignore[no-untyped-call]
