@@ -75,6 +75,23 @@ def connect(backend: Any = None, settings: Settings | None = None, **options: An
     return Wire(factory).forget()
 
 
+#: What is no end of a message, though servers have taken it for one.
+FALSE_ENDS = [
+    b"\n.\n",
+    b"\n.\r\n",
+    b"\r\n.\n",
+    b"\r.\r",
+    b"\r\n.\r",
+    b"\r.\r\n",
+    b"\r\n.\r\r\n",
+    b"\r\r\n.\r\r\n",
+    b"\n\n.\r\n",
+    b"\r\n\0.\r\n",
+    b"\r\n.\0\r\n",
+    b"\r\0\n.\r\n",
+]
+
+
 def without_ids(data: bytes) -> bytes:
     """Put ``ID`` and ``DATE`` in the places of ids and dates, which differ from run to run."""
     return _DATE.sub(b"DATE", _ID.sub(rb"\1ID", data))

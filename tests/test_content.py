@@ -15,25 +15,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc.grammar.content import ChunkDecoder, Damage, DotDecoder, find_damage, has_whole_line_ends
+from tests.support import FALSE_ENDS
 
 ALPHABET = [b"\r", b"\n", b".", b"a", b"\0"]
 PIECES = [b"\r\n", b"\r\n.", b"\r\n.\r\n", b"\r\n..\r\n", b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\r\n.\r\r\n"]
 streams = st.lists(st.sampled_from(ALPHABET + PIECES), max_size=30).map(b"".join)
 
-SMUGGLING = [
-    b"\n.\n",
-    b"\n.\r\n",
-    b"\r\n.\n",
-    b"\r.\r",
-    b"\r\n.\r",
-    b"\r.\r\n",
-    b"\r\n.\r\r\n",
-    b"\r\r\n.\r\r\n",
-    b"\n\n.\r\n",
-    b"\r\n\0.\r\n",
-    b"\r\n.\0\r\n",
-    b"\r\0\n.\r\n",
-]
 
 Result = tuple[bytes, int, "Damage | None"]
 
@@ -203,7 +190,7 @@ class DotDecoderTests(SynchronousTestCase):
 
     def test_smuggling(self) -> None:
         """No sequence but CRLF.CRLF ends a message, however it is cut; what follows it is never a command."""
-        for sequence in SMUGGLING:
+        for sequence in FALSE_ENDS:
             stream = b"a" + sequence + b"MAIL FROM:<b@x.example>\r\nDATA\r\n.\r\nQUIT\r\n"
             for pieces in each_cut(stream):
                 with self.subTest(pieces=pieces):
@@ -213,7 +200,7 @@ class DotDecoderTests(SynchronousTestCase):
 
     def test_smuggling_at_every_two_cuts(self) -> None:
         """The same holds for three reads, cut at all places."""
-        for sequence in SMUGGLING:
+        for sequence in FALSE_ENDS:
             stream = b"a" + sequence + b"b\r\n.\r\nQ"
             for first, second in itertools.combinations(range(1, len(stream)), 2):
                 pieces = [stream[:first], stream[first:second], stream[second:]]

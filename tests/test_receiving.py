@@ -17,22 +17,7 @@ from smtpsvc.grammar.replies import PermanentError, Reply, SMTPError, TemporaryE
 from smtpsvc.settings import BareNewline
 from smtpsvc.testing import Message, ScriptedBackend
 from tests.hooks import MAIL, RCPT, Late, connect, in_data, lines
-from tests.support import cuts
-
-#: What is no end of a message, though some servers have taken it for one.
-FALSE_ENDS = [
-    b"\n.\n",
-    b"\n.\r\n",
-    b"\r\n.\n",
-    b"\r.\r",
-    b"\r\n.\r",
-    b"\r.\r\n",
-    b"\r\n.\r\r\n",
-    b"\r\r\n.\r\r\n",
-    b"\n\n.\r\n",
-    b"\r\n\0.\r\n",
-    b"\r\n.\0\r\n",
-]
+from tests.support import FALSE_ENDS, cuts
 
 #: What a smuggler puts behind a false end.
 SMUGGLED = b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<victim@y.example>\r\nDATA\r\nevil"
