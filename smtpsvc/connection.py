@@ -223,17 +223,48 @@ class DirectServer(Securable, tcp.Server):
             self.protocol.dataReceived(data)
         finally:
             self.delivering = False
+        if self._tempDataLen or self.disconnecting or self._writeDisconnecting:
+            # With the replies to the others that are read in this turn.
+            self._nest.due.append(self)
+        return None
+
+    def made(self, protocol: Any) -> None:
+        """
+        Tell the protocol that it has its connection.
+
+        What it writes is sent by :meth:`send_due`, when the others that come in this turn have theirs.
+        """
+        self.delivering = True
+        try:
+            protocol.makeConnection(self)
+        except BaseException:
+            log.err()
+        finally:
+            self.delivering = False
+
+    def send_due(self) -> None:
+        """Send what was written while data was delivered; close, if that was asked for."""
         pieces = self._tempDataBuffer
         # Reading and not waiting to write: nothing is left of earlier writes, and nothing is aborted.
         if (
             self._mask != _IN
-            or self.disconnecting
             or len(pieces) != 1
+            or self.disconnecting
             or self.producerPaused
             or self._writeDisconnecting
             or not self.streamingProducer
         ):
-            return self._sendWritten() if pieces or self.disconnecting or self._writeDisconnecting else None
+            if not (self._tempDataLen or self.disconnecting or self._writeDisconnecting):
+                return
+            try:
+                why = self._sendWritten()
+            except BaseException as error:
+                # As the reactors do; from here it would take the other connections along.
+                log.err()
+                why = error
+            if why:
+                self._disconnect(why, False)
+            return
         # As _sendWritten does, for what is most usual: one reply, and room for it.
         data = pieces.pop()
         self._tempDataLen = 0
@@ -242,11 +273,11 @@ class DirectServer(Securable, tcp.Server):
         except BlockingIOError:
             sent = 0
         except OSError:
-            return main.CONNECTION_LOST
+            self._disconnect(main.CONNECTION_LOST, False)
+            return
         if sent < len(data):
             self.dataBuffer = data[sent:]
             self.startWriting()
-        return None
 
     def doWrite(self) -> Any:
         """

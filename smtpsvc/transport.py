@@ -3,7 +3,7 @@ A TCP transport for many short exchanges: Twisted's own, with fewer turns of the
 
 Twisted's transport sends a reply a turn after it was written, by way of the poller: write,
 epoll_ctl, epoll_wait, send, epoll_ctl. For a protocol of short replies that costs more than the
-protocol. Here a reply is sent when the read that caused it is done, a connection is closed with
+protocol. Here a reply is sent when what came in the same turn was read, a connection is closed with
 its last reply, and all connections are in one private epoll that is a single reader of the
 reactor. Nothing of the reactor is replaced, and anything else may run under it.
 
@@ -12,8 +12,9 @@ The rules that keep this safe:
 - Readiness to read and to write are both watched in the private epoll, never in the reactor. A
   connection that wants neither is not in it at all: with an empty mask an RST would spin.
 - An event goes to the object that registered for it and to no other: descriptors are used again.
-- What is written while data is being delivered leaves in one send when that has returned. So the
-  order of octets is that of the calls, also across STARTTLS.
+- What is written while data is being delivered leaves in one send when that has returned, and so
+  have the other deliveries of the turn. So the order of octets is that of the calls, also across
+  STARTTLS; and a client with many connections is woken once, not for each reply.
 - ``connectionLost`` is called when a read or write event has been dealt with: never from inside
   ``write``, ``loseConnection`` or ``dataReceived``.
 """
@@ -90,24 +91,27 @@ class DirectPort(tcp.Port):
 
     def doRead(self) -> None:
         """Accept connections."""
-        for accepted in range(self.numberAccepts):
-            try:
+        accepted = 0
+        made: list[DirectServer] = []
+        try:
+            while accepted < self.numberAccepts:
                 sock, client = self.socket.accept()
-            except BlockingIOError:
-                # As many the next time, so that the last call is seldom in vain.
-                self.numberAccepts = max(1, accepted)
-                return
-            except OSError:
-                # No descriptor is left, or the client is gone: the base knows what to do.
-                super().doRead()  # type: ignore[no-untyped-call]
-                return
-            try:
-                self._serve(sock, client)
-            except BaseException:
-                log.err()
-        self.numberAccepts += 20
+                accepted += 1
+                try:
+                    self._serve(sock, client, made)
+                except BaseException:
+                    log.err()
+            self.numberAccepts += 20
+        except BlockingIOError:
+            # As many the next time, so that the last call is seldom in vain.
+            self.numberAccepts = max(1, accepted)
+        except OSError:
+            # No descriptor is left, or the client is gone: the base knows what to do.
+            super().doRead()  # type: ignore[no-untyped-call]
+        for connection in made:
+            connection.send_due()
 
-    def _serve(self, sock: socket.socket, client: Any) -> None:
+    def _serve(self, sock: socket.socket, client: Any, made: list[DirectServer]) -> None:
         if len(client) == 4 and client[3]:
             # With its scope, as the base gives it.
             client = (socket.getnameinfo(client, _NUMERIC)[0], *client[1:])
@@ -118,7 +122,9 @@ class DirectPort(tcp.Port):
             return
         number = self.sessionno
         self.sessionno = number + 1
-        protocol.makeConnection(self.transport(sock, protocol, client, self, number, self.reactor))
+        connection = self.transport(sock, protocol, client, self, number, self.reactor)
+        made.append(connection)
+        connection.made(protocol)
 
     def connectionLost(self, reason: Any) -> None:
         """The port is closed."""
