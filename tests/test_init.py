@@ -14,6 +14,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import smtpsvc
+from smtpsvc import interfaces, parameters, session, settings, values
 
 HEAVY = ("twisted.internet.reactor", "twisted.internet.protocol", "OpenSSL", "smtpsvc.server", "smtpsvc.backends")
 
@@ -73,4 +74,42 @@ class PublicNamesTests(SynchronousTestCase):
         """Nothing of smtpsvc installs a reactor by being imported."""
         found = imported_by("from smtpsvc import *; import smtpsvc.tap")
         self.assertIn("smtpsvc.service", found)
+        self.assertNotIn("twisted.internet.reactor", found)
+
+    def test_typed(self) -> None:
+        """Type checkers are told that the package has types."""
+        self.assertTrue((Path(smtpsvc.__file__).parent / "py.typed").is_file())
+
+
+class CompleteTests(SynchronousTestCase):
+    """Who builds on smtpsvc finds it all in one place."""
+
+    #: What is no class of the modules below.
+    MORE = (
+        *("CertificateStore", "Extension", "MailService", "Message", "Monitor", "Policy", "SMTPFactory", "Address"),
+        *("Reply", "SMTPError", "PermanentError", "TemporaryError", "on_message", "with_policies", "asyncio_hook"),
+    )
+
+    def test_sorted(self) -> None:
+        """The names are sorted, and each is there once."""
+        self.assertEqual(smtpsvc.__all__, sorted(set(smtpsvc.__all__)))
+
+    def test_complete(self) -> None:
+        """Interfaces, base classes, settings, and what hooks are given are there."""
+        self.assertLessEqual(set(self.MORE), set(smtpsvc.__all__))
+        for module in (interfaces, parameters, session):
+            for name, value in vars(module).items():
+                if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__:
+                    with self.subTest(name):
+                        self.assertIs(getattr(smtpsvc, name), value)
+        for name in ("Account", "Body", "Envelope", "Peer", "Recipient", "Results", "TLSInfo"):
+            self.assertIs(getattr(smtpsvc, name), getattr(values, name))
+        for name in ("Limits", "Role", "Settings"):
+            self.assertIs(getattr(smtpsvc, name), getattr(settings, name))
+
+    def test_no_more_than_needed(self) -> None:
+        """To import a backend's base class loads neither OpenSSL nor the server."""
+        found = imported_by("from smtpsvc import Backend, Session, Delivery, Reply, PermanentError, Envelope")
+        heavy = ("OpenSSL", "smtpsvc.server", "smtpsvc.service")
+        self.assertEqual([name for name in found if name.startswith(heavy)], [])
         self.assertNotIn("twisted.internet.reactor", found)
