@@ -4,6 +4,7 @@ Tests of smtpsvc.metrics over HTTP: the pages, and who may read them.
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 from typing import Any
@@ -254,6 +255,15 @@ class ReadinessTests(SynchronousTestCase):
     def test_ready(self) -> None:
         """A service that listens is ready."""
         self.assertEqual(self.problem(self.service()), "")
+
+    def test_asyncio(self) -> None:
+        """A backend may answer with a Future of asyncio."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        backend = Judged()
+        backend.verdict = loop.create_future()
+        backend.verdict.set_result("the disk is full")
+        self.assertEqual(self.problem(self.service(backend)), "the disk is full")
 
     def test_not_started(self) -> None:
         """One that was not started is not, nor one that is stopping, or listens nowhere."""

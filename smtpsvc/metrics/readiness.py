@@ -7,11 +7,12 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import settled
 from smtpsvc.interfaces import IReady, IStorage
 from smtpsvc.metrics.totals import Totals
 from smtpsvc.service import MailService
@@ -40,9 +41,13 @@ def unready(service: MailService, clock: IReactorTime) -> Deferred[str]:
             return succeed(problem)
     except Exception:
         return succeed(_failed(Failure()))
-    asked: Deferred[Any] = maybeDeferred(backend.ready)
+    asked: Deferred[Any] = Deferred.fromCoroutine(_ask(backend))
     asked.addTimeout(PATIENCE, clock)
     return asked.addCallbacks(lambda problem: str(problem or ""), _failed)
+
+
+async def _ask(backend: Any) -> Any:
+    return await settled(backend.ready())
 
 
 def _no_room(backend: Any, least: int) -> str:

@@ -8,7 +8,7 @@ the third call after two seconds with 451.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from smtpsvc.awaiting import settled
 from smtpsvc.grammar.replies import Reply
 
 __all__ = ["Call", "Fault", "cut", "drop", "each", "nth", "raw", "say", "slow", "sometimes", "stall"]
@@ -62,8 +63,7 @@ class Call:
 
     async def wait(self, answer: Any) -> Any:
         """Do as :meth:`give`, and wait for what comes of it."""
-        outcome = self.give(answer)
-        return await outcome if isinstance(outcome, Awaitable) else outcome
+        return await settled(self.give(answer))
 
 
 class Fault:
