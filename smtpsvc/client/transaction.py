@@ -175,12 +175,14 @@ class Transaction:
             self.failed(dialogue.error)
         return self._done
 
-    def abort(self) -> None:
+    def abort(self, ready: Callable[[object], object] = lambda _: None) -> None:
         """
         Give the transaction up: nothing of it is delivered.
 
         Where RSET can do that the connection stays, and may be used when its reply has come; in the
         middle of DATA it is closed.
+
+        :param ready: is called when that reply has come, or never can.
         """
         if self._over:
             return
@@ -189,7 +191,7 @@ class Transaction:
         if isinstance(self._outlet, DotOutlet) or self._last_sent:
             self._dialogue.fail(ClientError("the message was given up", Stage.CONTENT))
         elif self._dialogue.error is None:
-            self._connection.reset_after()
+            self._connection.reset_after(ready)
         self._connection.ended(self)
 
     # The replies.

@@ -41,6 +41,18 @@ chaos = BackendFactory(
     "RULES",
     "Let things go wrong in front of another backend; for trying clients out.",
 )
+smtp = BackendFactory(
+    "smtp",
+    "smtpsvc.backends.relay:make_smtp",
+    "HOST:PORT",
+    "Pass each message on to another SMTP server; its answers are the client's.",
+)
+lmtp = BackendFactory(
+    "lmtp",
+    "smtpsvc.backends.relay:make_lmtp",
+    "HOST:PORT",
+    "Pass each message on to an LMTP server, at unix:/PATH or HOST:PORT.",
+)
 python = BackendFactory(
     "python",
     "smtpsvc.dotted:make",
@@ -92,6 +104,12 @@ deny_policy = PolicyFactory(
     "CLIENT,...,sender=PATTERN,recipient=PATTERN",
     "Refuse the listed clients, senders and recipients.",
 )
+dnsbl_policy = PolicyFactory(
+    "dnsbl",
+    "smtpsvc.policies.dnsbl:make",
+    "ZONE=CODES*WEIGHT,...,threshold=N",
+    "Refuse clients that lists in the DNS advise against.",
+)
 domains_policy = PolicyFactory(
     "domains",
     "smtpsvc.policies.domains:make",
@@ -103,6 +121,18 @@ early_talker_policy = PolicyFactory(
     "smtpsvc.policies.early:make",
     "TIME",
     "Let clients wait for the greeting, and refuse those that speak before it.",
+)
+fcrdns_policy = PolicyFactory(
+    "fcrdns",
+    "smtpsvc.policies.fcrdns:make",
+    "",
+    "Refuse clients whose address has no name that leads back to it.",
+)
+greylist_policy = PolicyFactory(
+    "greylist",
+    "smtpsvc.policies.greylist:make",
+    "FILE,delay=TIME",
+    "Let mail of strangers wait once.",
 )
 helo_policy = PolicyFactory(
     "helo",
@@ -128,9 +158,21 @@ require_tls_policy = PolicyFactory(
     "STAGE",
     "Refuse clients without TLS, at mail, rcpt or data.",
 )
+sender_mx_policy = PolicyFactory(
+    "sender-mx",
+    "smtpsvc.policies.mailable:make",
+    "",
+    "Refuse senders to whom nobody could reply.",
+)
 sender_login_policy = PolicyFactory(
     "sender-login",
     "smtpsvc.policies.ownership:make",
     "FILE",
     "Let accounts send as themselves only, or as FILE allows.",
+)
+milter_policy = PolicyFactory(
+    "milter",
+    "smtpsvc.policies.milter:make",
+    "ENDPOINT",
+    "Ask a filter that speaks the milter protocol, such as rspamd or OpenDKIM.",
 )
