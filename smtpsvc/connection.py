@@ -329,9 +329,9 @@ class DirectServer(Securable, tcp.Server):
         """Send *data*, through TLS if that has been started."""
         if not self.TLS:
             if self.delivering and self._mask == _IN and not self._tempDataLen and type(data) is bytes:
-                # As FileDescriptor.write does; the end of the delivery sees to the rest.
                 size = len(data)
                 if 0 < size < self.bufferSize and not self._writeDisconnected:
+                    # As FileDescriptor.write does; send_due sees to the rest.
                     self._tempDataBuffer.append(data)
                     self._tempDataLen = size
                     return

@@ -106,7 +106,7 @@ class SummaryLog(Monitor):
         how = _how(tls, account) if tls is not None or account is not None else ""
         self._lines.append(
             f"{envelope.id} {code} from {peer.host or 'local'} ({peer.helo!r}): "
-            f"{str(envelope.sender)!r} to {str(recipients[0].address) if count else ''!r}{others}, "
+            f"{envelope.sender.text!r} to {recipients[0].address.text if count else ''!r}{others}, "
             f"{size} bytes{how}, {seconds:.3f} s"
         )
         self._gather()

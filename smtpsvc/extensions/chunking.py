@@ -56,7 +56,7 @@ def bdat(conversation: Any, chunk: Chunk) -> Any:
         delivery = conversation.session.data(conversation.envelope)
     except Exception:
         delivery = Failure()
-    deferred = deferred_of(delivery)
+    deferred = None if type(delivery) in conversation.factory.deliveries else deferred_of(delivery)
     if deferred is None:
         return _begin(conversation, chunk, delivery)
     conversation.settle(

@@ -85,6 +85,8 @@ def check_delivery(conversation: Conversation, delivery: Any) -> Reply | None:
 
     :returns: None if it is an IDelivery; else the refusal, which is 451 4.3.0 for nonsense.
     """
+    if type(delivery) in conversation.factory.deliveries:
+        return None
     if delivery is None or isinstance(delivery, (Reply, Failure)):
         refusal = conversation.judge(delivery, "data")
         if refusal is not None and not refusal.positive:
