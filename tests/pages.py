@@ -37,6 +37,19 @@ def directive(page: str, name: str, argument: str = "") -> tuple[dict[str, list[
 
 def blocks(page: str, *languages: str) -> Iterator[str]:
     """Give the code blocks of a page in one of the languages."""
-    pattern = rf"^\.\. code-block:: (?:{'|'.join(languages)})\n\n((?:   .*\n|\n)*)"
+    for _, language, text in marked_blocks(page):
+        if language in languages:
+            yield text
+
+
+def marked_blocks(page: str) -> Iterator[tuple[str, str, str]]:
+    """Give the code blocks of a page: the comment before each that says how it is tested, its language, its text."""
+    mark = r"(?:^\.\. ((?:run by|not run:) (?:.*\n)(?:   .*\n)*)\n)?"
+    pattern = mark + r"^\.\. code-block:: (\w+)\n(?:   :.*\n)*\n((?:   .*\n|\n)*)"
     for found in re.finditer(pattern, PAGES[page], re.MULTILINE):
-        yield textwrap.dedent(found[1]).strip()
+        yield " ".join((found[1] or "").split()), found[2], textwrap.dedent(found[3]).strip()
+
+
+def run_by(test: str) -> list[str]:
+    """Give the code blocks whose comment names a test."""
+    return [text for page in PAGES for mark, _, text in marked_blocks(page) if mark == f"run by {test}"]

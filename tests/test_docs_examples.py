@@ -24,9 +24,13 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import smtpsvc
+from smtpsvc.checkers.passwords import make_entry
 from smtpsvc.tap import Options
 from tests.live import ROOT, Server, need, run, until
-from tests.pages import EXAMPLES, PAGES, blocks
+from tests.pages import EXAMPLES, PAGES, blocks, marked_blocks, run_by
+
+#: For who adds a block.
+_ADVICE = 'put a comment before it: ".. run by test_module.SomeTests.test_name", or ".. not run: why"'
 
 
 @contextmanager
@@ -86,6 +90,29 @@ class ExampleTests(SynchronousTestCase):
             application = service.loadApplication(str(EXAMPLES / "counted.tac"), "python")
         [mail] = service.IServiceCollection(application)
         self.assertEqual([type(part).__name__ for part in mail], ["MetricsService"])
+
+
+class BlockTests(SynchronousTestCase):
+    def test_tested(self) -> None:
+        """Each code block is run, or says why it is not."""
+        for page, text in PAGES.items():
+            found = list(marked_blocks(page))
+            self.assertEqual(len(found), text.count(".. code-block::"), f"{page}: a block that is indented or odd")
+            self.assertNotRegex(text, r"(?m)^(?!\.\. ).*::$", f"{page}: a block without a language")
+            for mark, language, block in found:
+                with self.subTest(f"{page}: {block[:60]}"):
+                    self.assertTrue(self.is_tested(mark, language, block), _ADVICE)
+
+    def is_tested(self, mark: str, language: str, block: str) -> bool:
+        """Tell whether a block is run, or its mark says more than that it is not."""
+        if mark.startswith("run by "):
+            module, *names = mark.removeprefix("run by ").split(".")
+            code = (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+            return all(re.search(rf"(?m)^ *(?:class|def|async def) {name}\b", code) for name in names)
+        if mark:
+            return len(mark.removeprefix("not run:").split()) > 1
+        # CommandTests has these.
+        return language == "shell" and all("smtpsvc" in line.split() for line in block.splitlines())
 
 
 class LiveTests(TestCase):
@@ -182,10 +209,10 @@ class LiveTests(TestCase):
 
 class CommandTests(SynchronousTestCase):
     def test_understood(self) -> None:
-        """Every command line of the service that a page shows is understood."""
+        """Every command line of the service that a page shows, and nothing else runs, is understood."""
         known = 0
         for page in PAGES:
-            text = "\n".join(blocks(page, "shell", "ini")).replace("ExecStart=", "&&")
+            text = "\n".join(text for mark, kind, text in marked_blocks(page) if kind == "shell" and not mark)
             for command in re.split(r"&&|\n", text):
                 words = shlex.split(command)
                 if "smtpsvc" in words:
@@ -196,12 +223,13 @@ class CommandTests(SynchronousTestCase):
 
     def understand(self, words: list[str]) -> None:
         """Parse a command line, but for what would look at the ports of this machine."""
+        words = [word.replace("/etc/mail/users", self.users()) if "/etc/mail/users" in word else word for word in words]
         cut = words.index("smtpsvc")
         before, after = words[:cut], [word for word in words[cut + 1 :] if word != "--check"]
         if os.path.basename(before[0]) == "twistd":
             ServerOptions().parseOptions(before[1:])
         else:
-            self.assertIn(before, (["twist"], ["python", "-m"]))
+            self.assertIn([os.path.basename(before[0]), *before[1:]], (["twist"], ["python", "-m"]))
         if "lists:lists.txt" in after:
             return  # its plugin is tried above
         here = os.getcwd()
@@ -214,10 +242,16 @@ class CommandTests(SynchronousTestCase):
         finally:
             os.chdir(here)
 
+    def users(self) -> str:
+        """Make a file of passwords, for pages whose readers have one."""
+        path = Path(self.mktemp())
+        path.write_text("alice:" + make_entry("open sesame") + "\n")
+        return str(path.absolute())
+
     def test_mistakes(self) -> None:
-        """The mistakes on the page of options are worded as shown."""
-        [shown] = blocks("options.rst", "text")
-        mistakes = (["--prt", "1"], ["--port", "99999"], ["--port", "1.2.3.4:25"])
+        """The mistakes on the pages are worded as shown."""
+        shown = "\n".join(run_by("test_docs_examples.CommandTests.test_mistakes"))
+        mistakes = (["--prt", "1"], ["--port", "99999"], ["--port", "1.2.3.4:25"], ["--policy", "deny:10.0.0.1/8"])
         for options, sentence in zip(mistakes, shown.split("\n"), strict=True):
             with self.subTest(options=options):
                 error = self.assertRaises(UsageError, Options().parseOptions, options)
