@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from smtpsvc import (
     Backend,
     Delivery,
     IAuthenticated,
+    ISecured,
     IVerifier,
     Policy,
     Session,
@@ -36,9 +38,11 @@ from smtpsvc import (
     asyncio_hook,
     with_policies,
 )
+from tests.certificates import AUTHORITY, store
 
 LINES = (
-    *("EHLO c.example", "AUTH PLAIN AGpvZQBzZXNhbWU=", "VRFY b@y.example", "EXPN b@y.example"),
+    *("EHLO c.example", "STARTTLS", "EHLO c.example"),
+    *("AUTH PLAIN AGpvZQBzZXNhbWU=", "VRFY b@y.example", "EXPN b@y.example"),
     *("MAIL FROM:<a@x.example>", "RCPT TO:<b@y.example>", "DATA", "hello\r\n.", "QUIT"),
 )
 
@@ -65,8 +69,14 @@ class _Delivery(Delivery):
     finish = hook("finish")
 
 
-@implementer(IAuthenticated, IVerifier)
+class _Checker(InMemoryUsernamePasswordDatabaseDontUse):
+    requestAvatarId = hook("requestAvatarId", lambda credentials: credentials.username)
+
+
+@implementer(IAuthenticated, ISecured, IVerifier)
 class _Session(Session):
+    tls_context = hook("tls_context")
+    secured = hook("secured")
     helo = hook("helo")
     mail = hook("mail")
     data = hook("data", lambda _: _Delivery())
@@ -110,15 +120,18 @@ async def converse(port: int) -> list[int]:
         while (reply := await reader.readline())[3:4] == b"-":
             pass
         codes.append(int(reply[:3] or 0))
+        if line == "STARTTLS" and codes[-1] == 220:
+            trusted = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
+            await writer.start_tls(trusted, server_hostname="localhost")
     writer.close()
     return codes
 
 
 async def main(reactor: Any) -> None:
     """Serve one client."""
-    portal = Portal(AccountRealm(), [InMemoryUsernamePasswordDatabaseDontUse(joe=b"sesame")])
+    portal = Portal(AccountRealm(), [_Checker(joe=b"sesame")])
     backend = with_policies(_Backend(), _Policy())
-    factory = SMTPFactory(backend, Settings(allow_insecure_auth=True), portal=portal)
+    factory = SMTPFactory(backend, Settings(hostname="localhost"), portal=portal, tls=store())
     opened: Any = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
     port = opened.getHost().port
     if sys.argv[1:] == ["asyncio"]:
