@@ -277,6 +277,15 @@ class ReferenceTests(SynchronousTestCase):
                 tree = (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
                 self.assertRegex(tree, rf"(?m)^class {name}\(" if name else r"(?m)^class \w+Tests\(")
 
+    def test_readme(self) -> None:
+        """What the README links to is there."""
+        text = (ROOT / "README.rst").read_text(encoding="utf-8")
+        for target in re.findall(r"<([\w./]+)>`_", text) + re.findall(r"``(docs/[\w./]*)``", text):
+            with self.subTest(target):
+                self.assertTrue((ROOT / target).exists(), target)
+        for promise in text.partition("What it promises")[2].partition("What it speaks")[0].split("\n- ")[1:]:
+            self.assertRegex(promise, r"<(tests/test_|docs/rfcs)", "a promise without a test")
+
     def test_modules(self) -> None:
         """Each module has one place in the API."""
         described = []
