@@ -28,8 +28,12 @@ from smtpsvc.client.errors import (
     TLSFailed,
     Unsupported,
 )
-from smtpsvc.client.options import TLS, Login, Options
+from smtpsvc.client.mailer import Mailer, send
+from smtpsvc.client.options import TLS, Login, Observer, Options
+from smtpsvc.client.pool import Frugality
+from smtpsvc.client.report import Fate, NotSent, RecipientReport, Report
 from smtpsvc.client.result import RecipientResult, Result
+from smtpsvc.client.routes import Route
 from smtpsvc.client.transaction import Transaction
 
 __all__ = [
@@ -40,13 +44,21 @@ __all__ = [
     "Connection",
     "ContentRefused",
     "Disconnected",
+    "Fate",
+    "Frugality",
     "LimitReached",
     "Login",
     "LoginFailed",
+    "Mailer",
+    "NotSent",
+    "Observer",
     "Options",
+    "RecipientReport",
     "RecipientResult",
     "Refused",
+    "Report",
     "Result",
+    "Route",
     "ServerMisbehaved",
     "Stage",
     "TLSFailed",
@@ -55,4 +67,5 @@ __all__ = [
     "Transaction",
     "Unsupported",
     "connect",
+    "send",
 ]

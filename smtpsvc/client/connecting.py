@@ -13,6 +13,7 @@ from twisted.internet.protocol import Factory
 
 from smtpsvc.client.connection import Connection
 from smtpsvc.client.errors import ConnectFailed, Stage
+from smtpsvc.client.observed import ObservedProtocol
 from smtpsvc.client.options import TLS, Options
 from smtpsvc.client.protocol import ClientProtocol
 from smtpsvc.current import current_reactor
@@ -38,13 +39,20 @@ def connect(
     if reactor is None:
         reactor = current_reactor()
     options = (options or Options()).changed(**changes) if changes else options or Options()
-    host, endpoint = _endpoint(reactor, where, options)
-    return Deferred.fromCoroutine(_connect(endpoint, host, options, reactor))
+    host, endpoint = endpoint_of(reactor, where, options)
+    return Deferred.fromCoroutine(open_connection(endpoint, host, options, reactor))
 
 
-async def _connect(endpoint: Any, host: str, options: Options, reactor: Any) -> Connection:
+async def open_connection(endpoint: Any, host: str, options: Options, reactor: Any) -> Connection:
+    """
+    Connect to an endpoint.
+
+    :param host: the name of the server, for its certificate and in errors; "" if it has none.
+    :raises ClientError: if it fails.
+    """
     clock = IReactorTime(reactor)
-    factory = Factory.forProtocol(lambda: ClientProtocol(options, clock, host))
+    kind = ClientProtocol if options.observer is None else ObservedProtocol
+    factory = Factory.forProtocol(lambda: kind(options, clock, host))
     factory.noisy = False
     connecting: Deferred[Any] = endpoint.connect(factory)
     connecting.addTimeout(options.timeouts.connect, clock)
@@ -70,12 +78,28 @@ def default_port(options: Options) -> int:
     return 587 if options.login is not None else 25
 
 
-def _endpoint(reactor: Any, where: Where, options: Options) -> tuple[str, Any]:
+def endpoint_of(reactor: Any, where: Where, options: Options) -> tuple[str, Any]:
+    """
+    Make an endpoint of where a server is; its host is given too, "" if it has none.
+
+    :raises ValueError: if it is nowhere.
+    """
+    check_where(where)
     if isinstance(where, str):
         where = (where, default_port(options))
     if isinstance(where, tuple):
         host, port = where
-        return host, HostnameEndpoint(reactor, host, port, timeout=options.timeouts.connect)
-    if not IStreamClientEndpoint.providedBy(where):
-        raise ValueError(f"{where!r} is no host, no pair of a host and a port, and no endpoint")
+        source = options.source or None
+        return host, HostnameEndpoint(reactor, host, port, timeout=options.timeouts.connect, bindAddress=source)
     return "", where
+
+
+def check_where(where: Any) -> None:
+    """
+    Look whether a server can be there.
+
+    :raises ValueError: if it cannot.
+    """
+    host = where[0] if isinstance(where, tuple) and len(where) == 2 and isinstance(where[1], int) else where
+    if not (isinstance(host, str) and host) and not IStreamClientEndpoint.providedBy(where):
+        raise ValueError(f"{where!r} is no host, no pair of a host and a port, and no endpoint")

@@ -5,13 +5,15 @@ How to talk to a server: what is the same for all connections to it.
 from __future__ import annotations
 
 import enum
+import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from smtpsvc.client.commands import hello
 from smtpsvc.client.dialogue import Timeouts
+from smtpsvc.values import TLSInfo
 
 
 class TLS(enum.Enum):
@@ -58,6 +60,22 @@ class Login:
             raise ValueError("names and passwords of a login cannot have a NUL in them")
 
 
+class Observer(Protocol):
+    """Hears what is said on a connection, TLS undone. It must not raise."""
+
+    def sent(self, data: bytes) -> None:
+        """We say this."""
+
+    def received(self, data: bytes) -> None:
+        """The server says this."""
+
+    def secured(self, tls: TLSInfo) -> None:
+        """TLS has begun."""
+
+    def closed(self) -> None:
+        """The connection is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """
@@ -88,6 +106,10 @@ class Options:
     chunking: bool = True
     #: Octets of a chunk; so much is in memory for each message that is being sent.
     chunk_size: int = 512 * 1024
+    #: The address of ours to connect from; "" is the system's choice.
+    source: str = ""
+    #: Is called with the host of each connection, and gives who hears all that is said on it, secrets too; or None.
+    observer: Callable[[str], Observer] | None = None
 
     def __post_init__(self) -> None:
         if self.hostname:
@@ -96,6 +118,8 @@ class Options:
             object.__setattr__(self, "tls", _tls(self.tls))
         if self.chunk_size < 1:
             raise ValueError("a chunk needs at least one octet")
+        if self.source:
+            ipaddress.ip_address(self.source)
 
     def changed(self, **changes: Any) -> Options:
         """Give the same with some values changed."""

@@ -20,6 +20,7 @@ from smtpsvc.client.errors import ClientError, Stage, TLSFailed
 from smtpsvc.client.opening import open_dialogue
 from smtpsvc.client.options import Options
 from smtpsvc.client.security import binding, creator, tls_info
+from smtpsvc.values import TLSInfo
 
 #: Seconds between two looks at the clock are at most so many: that late may a timeout be noticed.
 _LONGEST: Final = 15.0
@@ -87,7 +88,10 @@ class ClientProtocol(Protocol):
             # The certificate was no good; the reason follows.
             return
         self._secure = True
-        self.connection.tls = tls_info(transport.getHandle())
+        self._secured(tls_info(transport.getHandle()))
+
+    def _secured(self, tls: TLSInfo) -> None:
+        self.connection.tls = tls
         self.dialogue.secured()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
