@@ -23,7 +23,7 @@ MAX_LINES = 400
 FLOORS = (
     ("grammar",),
     (
-        *("interfaces", "values", "parameters", "settings", "session", "extras", "watched", "current", "failures"),
+        *("interfaces", "values", "parameters", "settings", "session", "extras", "crew", "watched", "current", "failures"),
         *("awaiting", "resolver", "nameservers"),
     ),
     ("server", "extensions", "sasl"),
