@@ -21,6 +21,8 @@ from smtpsvc.backends.spool import Budget
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IBackend, IConnection, IDelivery, IPolicy, ISession, Outcome
 from smtpsvc.policies.asking import Check, abort, first_refusal, go_on, refused, then, unless
+from smtpsvc.policies.discarded import Nowhere, discarded
+from smtpsvc.policies.endings import tidied_close, tidied_open, tidied_reset
 from smtpsvc.policies.front import Front
 from smtpsvc.policies.held import HeldMessage
 from smtpsvc.policies.holding import HeldDelivery, Holding
@@ -45,8 +47,10 @@ class Policy:
 
     #: What it is called in logs; "" for the name of its class.
     name: ClassVar[str] = ""
-    #: True if it may call :func:`~smtpsvc.policies.prepended.prepend`.
+    #: True if it may call :func:`~smtpsvc.policies.prepended.prepend` or :func:`~smtpsvc.policies.discarded.discard`.
     prepends: ClassVar[bool] = False
+    #: True if it may call :func:`~smtpsvc.policies.endings.at_end`.
+    tidies: ClassVar[bool] = False
 
     def connect(self, peer: Peer) -> Outcome:
         """Let any client in."""
@@ -139,8 +143,10 @@ class _Checks:
     examine: tuple[Check, ...]
     #: The checks of *message* and *examine* in the order of their policies, each with True if it examines.
     ends: tuple[tuple[Check, bool], ...]
-    #: True if a policy may put header fields before the content.
+    #: True if a policy may put header fields before the content, or discard it.
     prepends: bool
+    #: True if a policy may want to know when clients are gone.
+    tidies: bool
 
     @classmethod
     def of(cls, policies: Iterable[IPolicy]) -> _Checks:
@@ -156,7 +162,8 @@ class _Checks:
             for name in ("message", "examine")
             if (check := overridden(policy, name)) is not None
         )
-        return cls(**found, ends=ends, prepends=any(getattr(policy, "prepends", False) for policy in policies))
+        prepends, tidies = (any(getattr(each, name, False) for each in policies) for name in ("prepends", "tidies"))
+        return cls(**found, ends=ends, prepends=prepends, tidies=tidies)
 
     @property
     def in_delivery(self) -> bool:
@@ -166,7 +173,7 @@ class _Checks:
     @property
     def in_session(self) -> bool:
         """True if there is something to ask once a session is open."""
-        return bool(self.helo or self.mail or self.rcpt or self.data) or self.in_delivery
+        return bool(self.helo or self.mail or self.rcpt or self.data or self.tidies) or self.in_delivery
 
 
 #: The names of the checks, in the order in which they are asked.
@@ -191,6 +198,11 @@ class _GuardedBackend(Front):
 
     def open_session(self, peer: Peer, connection: IConnection) -> Any:
         """Open the backend's session, unless the client is refused."""
+        if self._checks.tidies:
+            return tidied_open(peer, partial(self._let_in, peer, connection))
+        return self._let_in(peer, connection)
+
+    def _let_in(self, peer: Peer, connection: IConnection) -> Any:
         checks = self._checks.connect
         if checks:
             refusal = first_refusal(checks, peer)
@@ -261,8 +273,8 @@ class _GuardedSession(Front):
         else:
             data = session.data
         self.data = partial(_checked, checks.data, data) if checks.data else data
-        self.reset = session.reset
-        self.close = session.close
+        self.reset = partial(tidied_reset, session.reset) if checks.tidies else session.reset
+        self.close = partial(tidied_close, session.close, peer) if checks.tidies else session.close
 
 
 class _GuardedDelivery(Front):
@@ -286,6 +298,8 @@ def _hold(holding: Holding, session: Any, envelope: Envelope) -> HeldDelivery:
 
 def _begin(checks: _Checks, data: Callable[[Envelope], Any], envelope: Envelope) -> Any:
     """Take the delivery from the session's hook *data* and put the chain in front of it."""
+    if checks.prepends and discarded(envelope):
+        return _GuardedDelivery(Nowhere(envelope), envelope, checks)
 
     def guard(delivery: Any) -> Any:
         if isinstance(delivery, Reply):

@@ -25,6 +25,7 @@ from smtpsvc.current import current_reactor
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IDelivery
 from smtpsvc.policies.asking import Check, abort, first_refusal
+from smtpsvc.policies.discarded import discarded
 from smtpsvc.policies.held import HeldMessage
 from smtpsvc.policies.prepended import prepended
 from smtpsvc.settings import MIB
@@ -113,6 +114,8 @@ class HeldDelivery:
                 refusal = await settled(first_refusal((check,), *args))
                 if refusal is not None:
                     return refusal
+            if discarded(self._envelope):
+                held.discard()
             return await self._hand_over(held)
         finally:
             if held is not None:

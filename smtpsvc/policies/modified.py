@@ -74,6 +74,11 @@ class Modified(Front, Policy):
         """As the policy behind."""
         return bool(getattr(self._behind, "prepends", False))
 
+    @property
+    def tidies(self) -> bool:  # type: ignore[override]
+        """As the policy behind."""
+        return bool(getattr(self._behind, "tidies", False))
+
     def __repr__(self) -> str:
         return repr(self._behind)
 
