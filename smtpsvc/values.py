@@ -121,6 +121,17 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """
+    In ``peer.results``: how the client has logged in, while ``peer.account`` says who.
+
+    :param mechanism: of SASL, in upper case.
+    """
+
+    mechanism: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantine:
     """
     In ``envelope.results``: a policy would keep the message apart from good mail, where the backend can.
@@ -154,7 +165,7 @@ class Peer:
         self.host: str = getattr(address, "host", "")
         #: The TCP port; 0 for a unix socket.
         self.port: int = getattr(address, "port", 0)
-        #: The client's host name as a trusted proxy found it (XCLIENT); "" if none said.
+        #: The client's host name as a trusted proxy (XCLIENT) or the policy ``fcrdns`` found it; "" if none did.
         self.name = ""
         #: Names this connection in logs; unique while the process runs.
         self.id = id

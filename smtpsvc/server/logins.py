@@ -14,6 +14,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.server.faults import faults_of
 from smtpsvc.server.hooks import Hooks
+from smtpsvc.values import Login
 
 if TYPE_CHECKING:
     from smtpsvc.grammar.trace import Received
@@ -58,6 +59,7 @@ class Logins(Hooks):
         self.logout()
         if mechanism:
             self.factory.shared.guesses.succeeded(self.peer.address)
+            self.peer.results.put(Login(mechanism))
         self.peer.account = account
         self._leave = logout
         # ``with ESMTPA`` (RFC 4954 §7).
