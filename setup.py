@@ -30,12 +30,13 @@ OAUTH = ["PyJWT[crypto]>=2.10"]
 METRICS = ["prometheus_client>=0.20"]
 # For examples/webhook.py, which is in no package.
 WEBHOOK = ["treq>=24.9"]
+MILTER = ["kilter.protocol>=0.6,<0.7"]
 PYTEST = ["pytest>=8"]
 AIOSMTPD = ["aiosmtpd>=1.4.6"]
 BENCH = [*AIOSMTPD, "matplotlib>=3.8"]
-EXTRAS = [*PYTEST, *AUTH, *OAUTH, *METRICS, *WEBHOOK, *AIOSMTPD]
+EXTRAS = [*PYTEST, *AUTH, *OAUTH, *METRICS, *MILTER, *WEBHOOK, *AIOSMTPD]
 TEST = [*EXTRAS, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
-DOCS = ["matplotlib>=3.8", "sphinx>=8"]
+DOCS = [*MILTER, "matplotlib>=3.8", "sphinx>=8"]
 
 setup(
     name="smtpsvc",
@@ -80,6 +81,7 @@ setup(
         "oauth": OAUTH,
         "pytest": PYTEST,
         "metrics": METRICS,
+        "milter": MILTER,
         "webhook": WEBHOOK,
         "bench": BENCH,
         "test": TEST,

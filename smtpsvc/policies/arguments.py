@@ -33,12 +33,14 @@ class Arguments:
     def __init__(self, text: str) -> None:
         self._values: list[str] = []
         self._settings: dict[str, list[str]] = {}
+        self._given: dict[str, str] = {}
         self._known: list[str] = []
         self._taken = False
         for item in filter(None, map(str.strip, text.split(","))):
             found = _SETTING.fullmatch(item)
             if found is not None:
                 self._settings.setdefault(found[1], []).append(found[2].strip())
+                self._given[found[1]] = found[2].strip()
             else:
                 self._values.append(item)
 
@@ -65,6 +67,10 @@ class Arguments:
         """Take all values of a setting."""
         self._known.append(name)
         return self._settings.pop(name, [])
+
+    def given(self, name: str) -> str:
+        """Give the text of a setting that is taken elsewhere; "" if it is not there."""
+        return self._given.get(name, "")
 
     def read(self, name: str, read: Callable[[str], _Value], default: _Value) -> _Value:
         """

@@ -1,0 +1,211 @@
+"""
+Ask a filter that speaks the milter protocol: rspamd, OpenDKIM, ClamAV, SpamAssassin and all others that
+Postfix and Sendmail ask. It needs the extra milter: pip install 'smtpsvc[milter]'.
+
+The value is where the filter listens: inet:HOST:PORT or unix:/PATH. It is told of the connection, EHLO, MAIL,
+RCPT, DATA, the header and the body, as far as it wants. What it refuses is refused with its own words, or with
+550 5.7.1, or 451 4.7.1 for now; in place of the greeting with 554 5.7.1 or 421 4.7.1. It may change the header,
+the body, the sender and the recipients, discard a message, or have it kept apart (quarantine).
+
+  on-failure=VERDICT   what becomes of mail while the filter cannot be had, is late, or says what it may not:
+                       451 to refuse it for now, accept to let it pass [default: 451, or what on-timeout says]
+  connect-timeout=TIME for the connection to it [default: 5s]
+  timeout=TIME         for each of its answers [default: 30s]
+  end-timeout=TIME     for its answer to the end of a message; while it says that it is busy, time begins
+                       anew [default: 4m]
+  reuse=yes            one connection for one client after the other, where the filter knows how to
+                       [default: a connection for each client]
+  name=NAME            what it is told this host is called [default: the host's name]
+  daemon=NAME          what it is told this service is called [default: smtpsvc]
+
+A chain with this policy holds each message back until its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import Service
+
+from smtpsvc.extras import need
+from smtpsvc.grammar.replies import Reply
+from smtpsvc.interfaces import Outcome
+from smtpsvc.policies.arguments import Arguments
+from smtpsvc.policies.chain import Policy
+from smtpsvc.policies.held import HeldMessage
+from smtpsvc.policies.reaching import NOT_AVAILABLE, ProgramFailed, Reach, endpoint_of, read_failure
+from smtpsvc.values import Envelope, Peer, Recipient
+
+if TYPE_CHECKING:
+    from smtpsvc.policies.milters.client import Client
+    from smtpsvc.policies.milters.filter import Filter
+    from smtpsvc.policies.milters.macros import Names
+
+
+class _Clients(dict[int, "Client"]):
+    """In the results of a client: what each policy of this kind knows of it."""
+
+
+class Milter(Policy, Service):  # type: ignore[misc]
+    """
+    Asks a filter.
+
+    :param filter: which.
+    :param names: what it is told of this server.
+    :param on_failure: what mail is answered while it cannot be asked; None to let it pass.
+    :param name: of the policy, in the log.
+    :param reactor: in its threads messages are read that are in a file.
+    """
+
+    tidies = True
+
+    def __init__(
+        self,
+        filter: Filter,
+        names: Names,
+        *,
+        on_failure: Reply | None = NOT_AVAILABLE,
+        name: str = "milter",
+        reactor: Any,
+    ) -> None:
+        self.name = name  # type: ignore[misc]
+        self._filter = filter
+        self._names = names
+        self._on_failure = on_failure
+        self._reactor = reactor
+
+    def connect(self, peer: Peer) -> Outcome:
+        """Tell of the client, whose greeting waits."""
+        return self._greeting(self._client(peer))
+
+    async def _greeting(self, client: Client) -> Reply | None:
+        reply = await self._or_later(client.connect())
+        if reply is None or reply.code == 421:
+            return reply
+        # In the place of a greeting there can be no other two (RFC 5321 §4.3.2).
+        return Reply(554, reply.text, "5.7.1") if reply.code >= 500 else Reply(421, reply.text, "4.7.1")
+
+    def helo(self, peer: Peer, name: str) -> Outcome:
+        """Tell of its name."""
+        return self._or_later(self._client(peer).helo(name))
+
+    def mail(self, envelope: Envelope) -> Outcome:
+        """Tell of the sender."""
+        return self._asked(self._client(envelope.peer).mail(envelope))
+
+    def rcpt(self, envelope: Envelope, recipient: Recipient) -> Outcome:
+        """Tell of a recipient."""
+        client = self._client(envelope.peer)
+        if not client.asks(envelope):
+            return self._unasked(client, envelope)
+        return self._asked(client.rcpt(envelope, recipient))
+
+    def data(self, envelope: Envelope) -> Outcome:
+        """Tell that there is a message."""
+        client = self._client(envelope.peer)
+        if not client.asks(envelope):
+            return self._unasked(client, envelope)
+        return self._asked(client.data(envelope))
+
+    def examine(self, envelope: Envelope, held: HeldMessage) -> Outcome:
+        """Show it the message, and do what it wants."""
+        client = self._client(envelope.peer)
+        if not client.asks(envelope):
+            return self._unasked(client, envelope)
+        return self._asked(client.message(envelope, held))
+
+    def _client(self, peer: Peer) -> Client:
+        from smtpsvc.policies.milters.client import Client
+
+        clients = peer.results.get(_Clients)
+        if clients is None:
+            clients = _Clients()
+            peer.results.put(clients)
+        client = clients.get(id(self))
+        if client is None:
+            client = clients[id(self)] = Client(self._filter, self._names, peer, self._reactor)
+        return client
+
+    def _unasked(self, client: Client, envelope: Envelope) -> Reply | None:
+        """Answer in a transaction of which the filter does not know, mostly because it has failed in it."""
+        return self._on_failure if client.lost is envelope else None
+
+    async def _or_later(self, pending: Awaitable[Reply | None]) -> Reply | None:
+        """Wait; where the filter fails before there is mail, that is seen when mail comes."""
+        try:
+            reply = await pending
+        except ProgramFailed as error:
+            self._filter.reach.failed(error)
+            return None
+        return reply
+
+    async def _asked(self, pending: Awaitable[Reply | None]) -> Reply | None:
+        try:
+            reply = await pending
+        except ProgramFailed as error:
+            self._filter.reach.failed(error)
+            return self._on_failure
+        self._filter.reach.worked()
+        return reply
+
+    def stopService(self) -> Any:
+        """Close the connections that no client uses."""
+        self._filter.stop()
+        return super().stopService()  # type: ignore[no-untyped-call]
+
+
+def milter(
+    endpoint: Any,
+    reactor: Any,
+    *,
+    on_failure: Reply | None = NOT_AVAILABLE,
+    connect_timeout: float = 5.0,
+    timeout: float = 30.0,
+    end_timeout: float = 240.0,
+    reuse: bool = False,
+    hostname: str = "",
+    daemon: str = "smtpsvc",
+    name: str = "milter",
+) -> Milter:
+    """
+    Make the policy.
+
+    :param endpoint: where the filter listens, an ``IStreamClientEndpoint``.
+    :param on_failure: what mail is answered while the filter cannot be asked; None to let it pass.
+    :param connect_timeout: in seconds, as the other two; see :class:`~smtpsvc.policies.milters.dialogue.Waits`.
+    :param reuse: a connection serves one client after the other.
+    :param hostname: what the filter is told this host is called; "" for its own name.
+    :param daemon: what it is told this service is called.
+    :param name: of the policy, in the log.
+    :raises ValueError: with a sentence, if the library is not installed.
+    """
+    need("kilter.protocol", "milter", "the policy milter")
+    from smtpsvc.policies.milters.dialogue import Waits
+    from smtpsvc.policies.milters.filter import Filter
+    from smtpsvc.policies.milters.macros import Names
+
+    reach = Reach(endpoint, name, clock=reactor, seconds=connect_timeout)
+    filter = Filter(reach, clock=reactor, waits=Waits(timeout, end_timeout), reuse=reuse)
+    return Milter(filter, Names(hostname, daemon), on_failure=on_failure, name=name, reactor=reactor)
+
+
+def make(arguments: Arguments, reactor: Any) -> Milter:
+    """
+    Make the policy of ``--policy milter``.
+
+    :raises ValueError: with a sentence.
+    """
+    place = arguments.value("the place of the filter")
+    return milter(
+        endpoint_of(place, reactor),
+        reactor,
+        on_failure=read_failure(arguments),
+        connect_timeout=arguments.seconds("connect-timeout", 5.0),
+        timeout=arguments.seconds("timeout", 30.0),
+        end_timeout=arguments.seconds("end-timeout", 240.0),
+        reuse=arguments.yes("reuse"),
+        hostname=arguments.text("name"),
+        daemon=arguments.text("daemon", "smtpsvc"),
+        name=f"milter {place}",
+    )
