@@ -29,7 +29,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_ERRORS = 50, PATIENCE_MS = 30000 };
+/* So many connect at the same time at first: a queue of the kernel that overflows costs seconds. */
+enum { MOST_ERRORS = 50, PATIENCE_MS = 30000, FIRST = 50 };
 
 struct step {
     char *octets;
@@ -54,7 +55,8 @@ struct player {
 };
 
 static struct sockaddr_in server;
-static int poller, playing;
+static struct player *players;
+static int poller, playing, connections, known;
 static long left, taken, errors;
 static double *latencies;
 static long latency_count;
@@ -142,6 +144,8 @@ static int advance(struct player *one) {
         latencies[latency_count++] = now - one->since;
         one->since = now;
     }
+    /* It is greeted: the next may come. */
+    if (one->part == &opening && !one->step && known < connections && left > 0) start(&players[known++]);
     if (one->step + 1 < one->part->count) {
         enter(one, one->part, one->step + 1);
         return 1;
@@ -214,15 +218,15 @@ int main(int count, char **arguments) {
     server.sin_family = AF_INET;
     server.sin_port = htons(atoi(arguments[2]));
     if (inet_pton(AF_INET, arguments[1], &server.sin_addr) != 1) die("not an IPv4 address");
-    int connections = atoi(arguments[3]);
+    connections = atoi(arguments[3]);
     left = atol(arguments[4]);
     signal(SIGPIPE, SIG_IGN);
     read_script();
     latencies = malloc(sizeof *latencies * (left + 2 * connections + 2));
-    struct player *players = calloc(connections, sizeof *players);
+    players = calloc(connections, sizeof *players);
     poller = epoll_create1(0);
     double began = seconds();
-    for (int number = 0; number < connections && left > 0; number++) start(&players[number]);
+    while (known < connections && known < FIRST && left > 0) start(&players[known++]);
     while (playing) {
         struct epoll_event events[256];
         int ready = epoll_wait(poller, events, 256, PATIENCE_MS);

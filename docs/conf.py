@@ -10,7 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
-from tables import interface_names  # noqa: E402, it is found through the line above
+from measured import draw_pictures  # noqa: E402, it is found through the line above
+from tables import interface_names  # noqa: E402
 
 from smtpsvc._version import __version__  # noqa: E402
 
@@ -19,7 +20,7 @@ author = "the smtpsvc contributors"
 project_copyright = author
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "smtpsvc_directives"]
+extensions = ["sphinx.ext.autodoc", "homes", "smtpsvc_directives"]
 exclude_patterns = ["_build", "_ext", "examples"]
 default_role = "code"
 highlight_language = "none"
@@ -33,6 +34,9 @@ autodoc_preserve_defaults = True
 # An interface of zope is an object and no type: left alone, it is shown as what repr() makes of it.
 autodoc_type_aliases = interface_names()
 add_module_names = False
+# A link to something of ours that is not there is a mistake. What is not ours, or private, has no page here.
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!smtpsvc\.).*"), (r"py:.*", r"smtpsvc\..*\.(_\w+|T|AnyServer|Decoder)")]
 python_maximum_signature_line_length = 100
 
 # The theme that Sphinx itself depends on; nothing is fetched from elsewhere.
@@ -45,3 +49,5 @@ html_theme_options = {
 }
 html_copy_source = False
 html_show_sourcelink = False
+
+draw_pictures(HERE / "_build" / "figures")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import measured
 import tables
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -176,6 +177,30 @@ class PublicNames(Generated):
         return tables.public_names()
 
 
+class WorkloadTable(Generated):
+    """``workload-table``: what each workload of the benchmark came to."""
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the table."""
+        return measured.workload_table()
+
+
+class GoalTable(Generated):
+    """``goal-table``: what the service is to reach, and what was measured."""
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the table."""
+        return measured.goal_table()
+
+
+class Machine(Generated):
+    """``machine``: what the benchmark ran on."""
+
+    def lines(self, notes: tables.Notes) -> list[str]:
+        """Make the sentence."""
+        return measured.machine()
+
+
 def short_interfaces(
     app: Sphinx, what: str, name: str, thing: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
@@ -203,6 +228,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("interface-list", InterfaceList)
     app.add_directive("module-list", ModuleList)
     app.add_directive("public-names", PublicNames)
+    app.add_directive("workload-table", WorkloadTable)
+    app.add_directive("goal-table", GoalTable)
+    app.add_directive("machine", Machine)
     # autodoc words an alias within another type by its repr().
     vars(inspect)["TypeAliasForwardRef"].__repr__ = lambda alias: f"~{alias.name}"
     app.connect("autodoc-process-signature", short_interfaces)
