@@ -15,9 +15,11 @@ from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
 from smtpsvc.interfaces import IPolicy, IPolicyFactory
+from smtpsvc.nameservers import parse_server
 from smtpsvc.plugins import describe_error, one_line
 from smtpsvc.policies.arguments import Arguments
 from smtpsvc.policies.modified import HELP, read_modifiers
+from smtpsvc.resolver import use_servers
 
 _SECRET = re.compile(r"\b((?:password|secret|token|key)=)[^,]*")
 
@@ -37,6 +39,13 @@ class PolicyOptions:
         """
         self["policy"].append(text)
 
+    def opt_dns_server(self, text: str) -> None:
+        """
+        Ask this name server: HOST, or HOST:PORT, an address; may be given several times. The next is asked where
+        one has no answer. [default: those of /etc/resolv.conf]
+        """
+        self["dns-server"].append(text)
+
     def opt_help_policies(self) -> NoReturn:
         """List the policies and exit."""
         print(policies_table())
@@ -49,6 +58,17 @@ class PolicyOptions:
         except ValueError as error:
             raise usage.UsageError(f"--help-policy: {error}") from error
         raise SystemExit(0)
+
+    def use_dns_servers(self, reactor: Any) -> None:
+        """
+        Have whatever asks the DNS ask the servers of ``--dns-server``.
+
+        :raises ValueError: with a sentence that names the option.
+        """
+        try:
+            use_servers([parse_server(text) for text in self["dns-server"]], reactor)
+        except ValueError as error:
+            raise ValueError(f"--dns-server: {error}") from error
 
     def policies(self, reactor: Any) -> list[IPolicy]:
         """

@@ -79,7 +79,7 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
         *([row.name, None, row.show(attrgetter(row.field)(_DEFAULTS)) or None, row.doc] for row in PARAMETERS),
     ]
     compData = usage.Completions(
-        multiUse=["auth", *LISTS, "domain", "policy", "route", "enable", "disable", "extension"],
+        multiUse=["auth", *LISTS, "domain", "policy", "dns-server", "route", "enable", "disable", "extension"],
         optActions={"bare-newline": usage.CompleteList([each.value for each in BareNewline])},
     )
 
@@ -96,6 +96,7 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
             self[name] = []
         self["domain"] = []
         self["policy"] = []
+        self["dns-server"] = []
         self["enable"] = []
         self["disable"] = []
         self["extension"] = []
@@ -196,6 +197,7 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
         from twisted.internet import reactor
 
         workers = self._workers()
+        self.use_dns_servers(reactor)
         logins = Logins(self["auth"])
         settings = self._settings(logins)
         if workers > 1:
@@ -342,6 +344,7 @@ class Options(AuthOptions, ListenOptions, PolicyOptions, RouteOptions, WatchOpti
         lines += self.shown_routes()
         lines += [f"domain = {domain}" for domain in self.plan.domains] or ["domain = (all)"]
         lines += [f"policy = {shown_policy(text)}" for text in self["policy"]]
+        lines += [f"dns-server = {text}" for text in self["dns-server"]] or ["dns-server = (system)"]
         lines += [f"{name} = {self[name] or '(none)'}" for name in ("metrics", "log-json")]
         lines += [f"{row.name} = {row.show(attrgetter(row.field)(settings)) or '(none)'}" for row in PARAMETERS]
         lines += [f"{flag} = {'yes' if getattr(settings, flag.replace('-', '_')) else 'no'}" for flag in FLAGS]
