@@ -66,6 +66,9 @@ class Authority:
         builder = builder.public_key(key.public_key()).add_extension(x509.BasicConstraints(ca, None), True)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         subject = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        # Python 3.13 believes no authority without it (RFC 5280 §4.2.1.3).
+        usage = _usage("key_cert_sign", "crl_sign") if ca else _usage("digital_signature")
+        builder = builder.add_extension(usage, True)
         return builder.add_extension(issuer, False).add_extension(subject, False).sign(self._key, hashes.SHA256())
 
 
@@ -81,6 +84,14 @@ def certificate(*names: str, days: float = 30) -> tuple[bytes, bytes]:
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
+
+
+def _usage(*names: str) -> x509.KeyUsage:
+    known = (
+        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+        *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+    )
+    return x509.KeyUsage(**{each: each in names for each in known})
 
 
 def _general(name: str) -> x509.GeneralName:
