@@ -327,7 +327,7 @@ def unasked_interfaces() -> set[str]:
     found: set[str] = set()
     for module in modules():
         if module is not interfaces:
-            for use in re.findall(r"(\w+)\.providedBy|implementer\(([^)]*)\)", inspect.getsource(module)):
+            for use in re.findall(r"(\w+)\.providedBy|implementer(?:_only)?\(([^)]*)\)", inspect.getsource(module)):
                 found.update(re.findall(r"\w+", " ".join(use)))
     asked = {base.__name__ for name in found & ours.keys() for base in ours[name].__iro__}
     return {name for name, value in ours.items() if value.__module__ == interfaces.__name__} - asked

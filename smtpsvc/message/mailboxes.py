@@ -39,7 +39,7 @@ def unquoted(local: str) -> str:
     r"""
     Give what a local part means: ``"a\"b"`` and ``"ab"`` without quotes and quoted pairs (RFC 5321 §4.1.2).
 
-    :param local: as :attr:`~smtpsvc.grammar.addresses.Address.local` has it.
+    :param local: as ``local`` of an :class:`~smtpsvc.grammar.addresses.Address` has it.
     """
     if len(local) > 1 and local.startswith('"') and local.endswith('"'):
         return _PAIR.sub(r"\1", local[1:-1])

@@ -3,8 +3,7 @@ TLS on a connection: how it begins, and what follows when the handshake is compl
 
 Beginning is the same for STARTTLS and for TLS from the first byte: the transport's ``startTLS``. A
 transport that brings TLS of its own (``ssl:``, or an endpoint in ``wrapServerTLS``) is waited for.
-Until the handshake is complete the conversation is in :data:`~smtpsvc.server.channel.SECURING` and
-takes nothing.
+Until the handshake is complete the conversation is in ``SECURING`` and takes nothing.
 """
 
 from __future__ import annotations
