@@ -9,6 +9,7 @@ leaves every other octet alone; :class:`~smtpsvc.message.mailboxes.Canonical`, :
 
 from smtpsvc.grammar.trace import Received, date_time, delivered_to, return_path, with_protocol
 from smtpsvc.message.batv import BATV, BATVError, unwrap_batv
+from smtpsvc.message.dsn import Action, Fate, Notification, notification
 from smtpsvc.message.fields import Field, Header, HeaderEditor, edited, field, split_header
 from smtpsvc.message.mailboxes import Canonical, quoted, split_address, split_tag, unquoted
 from smtpsvc.message.parsing import Email, Mailbox, Resent, parse
@@ -20,14 +21,17 @@ from smtpsvc.message.threads import parse_in_thread
 __all__ = [
     "BATV",
     "SRS",
+    "Action",
     "BATVError",
     "Bounds",
     "Canonical",
     "Email",
+    "Fate",
     "Field",
     "Header",
     "HeaderEditor",
     "Mailbox",
+    "Notification",
     "Part",
     "Received",
     "Resent",
@@ -36,6 +40,7 @@ __all__ = [
     "delivered_to",
     "edited",
     "field",
+    "notification",
     "parse",
     "parse_in_thread",
     "quoted",
