@@ -255,8 +255,7 @@ class MaildirBackend(Backend, Service):
     """
     Keeps mail in a Maildir. It is a service: nothing is opened before ``startService``.
 
-    :param directory: made if it is missing; a relative path is taken from the working directory that
-        the process has at ``startService``.
+    :param directory: made if it is missing; a relative path is taken from the working directory at ``startService``.
     :param reactor: its ``callFromThread`` brings the answers; None for the running one.
     :param system: the system calls.
     :param threads: makes threads.
@@ -344,8 +343,7 @@ class MaildirBackend(Backend, Service):
         except OSError as error:
             raise _unkept(directory, error.strerror) from error
         self.directory = directory
-        reactor = current_reactor() if self._reactor is None else self._reactor
-        self.store = Store(directory, reactor, self._system, self._threads, self._budget)
+        self.store = Store(directory, self._reactor or current_reactor(), self._system, self._threads, self._budget)
         self.started = True
         self.store.clean(time.time())
         super().startService()  # type: ignore[no-untyped-call]
