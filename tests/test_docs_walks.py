@@ -47,7 +47,6 @@ class WalkTests(SynchronousTestCase):
         [text] = run_by("test_docs_walks.WalkTests.test_login")
         service, client = text.split("\n")
         server = self.serve(*shlex.split(service)[5:])
-        (self.directory / "mail.txt").write_text("Subject: hello\r\n\r\nhi\r\n")
         client = client.replace("localhost:2525", f"127.0.0.1:{server.port}")
         self.shell(client)
         self.assertEqual(len(server.mails()), 1)
