@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled, CannotListenError, ConnectError
 from twisted.internet.protocol import Factory
 from twisted.names import dns
 from twisted.python.failure import Failure
@@ -27,6 +29,10 @@ ROUNDS: Final = (2.0, 4.0)
 
 class ServerProblem(Exception):
     """No server has answered, or none with an answer."""
+
+
+#: What may go wrong with one server.
+PROBLEMS: Final = (ServerProblem, dns.DNSQueryTimeoutError, ConnectError, CannotListenError, OSError)
 
 
 class NameServers:
@@ -74,9 +80,7 @@ class NameServers:
                 place = (first + step) % len(self.servers)
                 try:
                     message = await self._exchange(self.servers[place], query, seconds)
-                except CancelledError:
-                    raise
-                except Exception:
+                except PROBLEMS:
                     # It is not there, it is silent, or what it says is no answer.
                     silent = True
                     continue
@@ -115,7 +119,9 @@ class NameServers:
     async def _by_stream(self, server: tuple[str, int], query: dns.Query, seconds: float) -> dns.Message:
         kind = TCP6ClientEndpoint if ":" in server[0] else TCP4ClientEndpoint
         endpoint: Any = kind(self._reactor, *server, timeout=seconds)
-        protocol = await endpoint.connect(Factory.forProtocol(lambda: dns.DNSProtocol(_CONTROLLER, self._reactor)))
+        factory = Factory.forProtocol(partial(dns.DNSProtocol, _CONTROLLER, self._reactor))
+        factory.noisy = False
+        protocol = await endpoint.connect(factory)
         try:
             return checked(await protocol.query([query], seconds), query)
         finally:
@@ -162,7 +168,7 @@ def _forget(protocol: Any) -> list[Deferred[dns.Message]]:
     waiting = list((protocol.liveMessages or {}).values())
     protocol.liveMessages = {}
     for _, timer in waiting:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(AlreadyCalled, AlreadyCancelled):
             timer.cancel()
     return [answer for answer, _ in waiting]
 

@@ -222,10 +222,14 @@ class SenderMXTests(DNSTestCase):
                     self.assertEqual(self.envelope.results.get(Mailable).result, result)
 
     def test_not_looked_at(self) -> None:
-        """The null sender, address literals, and who has logged in are taken without a look."""
+        """The null sender, address literals, who has logged in and clients of LMTP are taken without a look."""
         self.assertEqual([self.ask(sender) for sender in ("", "a@[192.0.2.1]")], ["250 2.1.0"] * 2)
-        wire = self.connect(SenderMX(self.resolver), account="joe").say("MAIL FROM:<a@nowhere.example>")
-        self.assertEqual((wire.last_reply.code, self.zone.questions), (250, []))
+        for wire in (
+            self.connect(SenderMX(self.resolver), account="joe"),
+            self.connect(SenderMX(self.resolver), role=Role.LMTP).say("LHLO c.example"),
+        ):
+            wire.say("MAIL FROM:<a@nowhere.example>")
+            self.assertEqual((wire.last_reply.code, self.zone.questions), (250, []))
 
     def test_on_failure(self) -> None:
         """Where the DNS has no answer mail is taken, if that was said."""
@@ -399,11 +403,12 @@ class DNSBLTests(DNSTestCase):
         self.assertEqual(self.zone.questions, [])
 
     def test_spared(self) -> None:
-        """Who has logged in, and clients of private networks, are not looked up."""
+        """Who has logged in, and clients of private networks and of LMTP, are not looked up."""
         self.list("bl.example", "A 127.0.0.2")
         policy = self.policy("bl.example")
         self.assertEqual(self.connect(policy, account="joe").say(MAIL).codes[-1], 250)
         self.assertEqual(self.talk(policy, MAIL, host="192.168.1.1"), ["250 2.1.0"])
+        self.assertEqual(self.connect(policy, role=Role.LMTP).say("LHLO c.example", MAIL).codes[-1], 250)
         self.assertEqual(self.zone.questions, [])
 
     def test_mistakes(self) -> None:

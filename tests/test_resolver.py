@@ -10,11 +10,12 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.names import dns
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from smtpsvc.nameservers import NameServers, parse_server, read_system
 from smtpsvc.resolver import LookupFailed, MailExchanger, NoSuchName, Resolver, encode_name, resolver_for, use_servers
-from tests.nameserver import FakeServers, NameServer, Zone, fake_resolver, reverse
+from tests.nameserver import FakeServers, NameServer, Zone, fake_resolver, record, reverse
 from tests.support import given, settings, st
 
 ZONE = {
@@ -267,6 +268,13 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(read_system(self.mktemp()), (("127.0.0.1", 53),))
 
 
+def _other(request: dns.Message) -> tuple[dns.Message, float]:
+    message = dns.Message(request.id, answer=1, maxSize=0)
+    message.queries = [dns.Query(b"evil.example", dns.A)]
+    message.answers = [record("other.example", "A", "203.0.113.7", 300)]
+    return message, 0.0
+
+
 class NameServersTests(TestCase):
     def setUp(self) -> None:
         self.server = NameServer(ZONE)
@@ -314,6 +322,28 @@ class NameServersTests(TestCase):
         with self.assertRaises(LookupFailed):
             await self.resolver(rounds=(0.05, 0.1)).lookup("silent.example", "A")
         self.assertEqual(self.server.zone.asked(), ["silent.example"] * 2)
+
+    async def test_other_question(self) -> None:
+        """An answer to another question is none, and the next server is asked."""
+        with NameServer(ZONE) as lying:
+            lying.zone.answer = lambda request, by: _other(request)  # type: ignore[method-assign]
+            resolver = self.resolver(lying.address, self.server.address)
+            self.assertEqual(await resolver.lookup("other.example", "A"), ("192.0.2.3",))
+
+    async def test_garbage(self) -> None:
+        """What is no message at all is no answer."""
+        with NameServer(ZONE) as raving:
+            raving._reply = lambda data, by: data[:2] + b"\x81\x80\xff"  # type: ignore[method-assign]
+            resolver = self.resolver(raving.address, self.server.address, rounds=(0.1, 30.0))
+            self.assertEqual(await resolver.lookup("other.example", "A"), ("192.0.2.3",))
+
+    async def test_lost(self) -> None:
+        """A connection that is lost before the answer is no answer."""
+        self.server.zone.names["long.example"] = [f"TXT {'x' * 900}"]
+        reply = self.server._reply
+        self.server._reply = lambda data, by: None if by == "tcp" else reply(data, by)  # type: ignore[method-assign]
+        with self.assertRaises(LookupFailed):
+            await self.resolver(rounds=(5.0,)).texts("long.example")
 
     async def test_given_up(self) -> None:
         """A question that is given up leaves no socket and no timer."""

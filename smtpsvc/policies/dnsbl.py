@@ -8,8 +8,8 @@ A client whose weights come to threshold= or more [default: 1] is refused.
 
 by= says what is looked up: client, its address [the default], sender, the domain of the sender, or helo, the name in
 EHLO. at=connect refuses a client in place of the greeting; at=mail [the default] lets it log in first. Who has logged
-in, and clients of this machine and of private networks are not looked up. With hide=yes the client does not hear the
-zone, which may have a secret key in it, nor what the list says.
+in, and clients of this machine, of private networks and of LMTP listeners are not looked up. With hide=yes the client
+does not hear the zone, which may have a secret key in it, nor what the list says.
 
 A list without an answer counts for nothing; with on-failure=451 mail that it could have decided is answered 451 4.4.3.
 Codes outside 127.0.0.0/8, and 127.255.255.0/24, in which lists say that they do not serve us, are no listings and
@@ -34,6 +34,7 @@ from smtpsvc.policies.clients import address_of
 from smtpsvc.policies.dnslists import DNSList, parse_list, parse_weight
 from smtpsvc.policies.unknown import is_stranger, read_verdict
 from smtpsvc.resolver import LookupFailed, NoSuchName, Resolver, resolver_for
+from smtpsvc.settings import Role
 from smtpsvc.values import Envelope, Peer, Results
 
 KEYS: Final = ("client", "sender", "helo")
@@ -117,7 +118,7 @@ class DNSBL(Policy):
     def mail(self, envelope: Envelope) -> Outcome:
         """Look a client, or what it has said, up."""
         peer = envelope.peer
-        if not is_stranger(peer):
+        if envelope.role is Role.LMTP or not is_stranger(peer):
             return None
         if self._by == "client":
             return self._look(reversed_address(peer.host), envelope.results)

@@ -5,7 +5,7 @@ The sender's domain must have a mail exchanger or an address (RFC 5321 section 5
 if it says that it takes no mail (null MX, RFC 7505). With strict=yes one of its first 5 mail exchangers must have an
 address that all the world can reach: 550 5.1.8. What is found is in the results of the envelope.
 
-The null sender is always taken, address literals are not looked at, and neither is who has logged in. With
+The null sender is always taken; address literals, who has logged in and clients of LMTP are not looked at. With
 recipients=yes the domains of recipients are looked at too, for who has logged in: 556 5.1.10 for one that takes no
 mail, 550 5.1.2 for one that has no host, so that users hear of mistakes at once.
 
@@ -25,6 +25,7 @@ from smtpsvc.policies.arguments import Arguments
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.unknown import NO_ANSWER, read_verdict
 from smtpsvc.resolver import LookupFailed, NoSuchName, Resolver, resolver_for
+from smtpsvc.settings import Role
 from smtpsvc.values import Envelope, Recipient
 
 #: Mail exchangers of a domain that are looked at.
@@ -125,7 +126,7 @@ class SenderMX(Policy):
     def mail(self, envelope: Envelope) -> Outcome:
         """Look at the sender's domain."""
         domain = _domain(envelope.sender)
-        if not domain or envelope.peer.account is not None:
+        if not domain or envelope.peer.account is not None or envelope.role is Role.LMTP:
             return None
         return self._look(envelope, domain)
 
