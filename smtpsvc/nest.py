@@ -15,8 +15,6 @@ from zope.interface import implementer
 
 #: Events that are taken in one turn, so that the reactor's other readers have theirs.
 _EVENTS: Final = 64
-#: With so many at once it is worth to look for more before the turn ends.
-_BUSY: Final = 4
 
 
 class Inmate(Protocol):
@@ -95,12 +93,6 @@ class Nest:
         self.closed = True
         self._epoll.close()
 
-    def send_due(self) -> None:
-        """Send what is due."""
-        due, self.due = self.due, []
-        for connection in due:
-            connection.send_due()
-
     def watch(self, connection: Inmate, fd: int, before: int, mask: int) -> None:
         """
         Change what a connection waits for.
@@ -136,20 +128,15 @@ class Nest:
     def doRead(self) -> None:
         """Deal with the events of all connections."""
         waiting = self._waiting
-        left = _EVENTS
-        while left > 0 and not self.closed:
-            events = self._epoll.poll(0, left)
-            # Whoever registered for an event gets it, also if its descriptor is another's by then.
-            stale: set[int] = set()
-            self._stale = stale
-            for fd, event in events:
-                if fd not in stale and fd in waiting:
-                    waiting[fd].ready(event)
-            self.send_due()
-            left -= len(events)
-            if len(events) < _BUSY:
-                break
-            # While so many talk, more have come meanwhile: a turn of the reactor takes as long as ten of them.
+        # Whoever registered for an event gets it, also if its descriptor is another's by then.
+        stale = self._stale
+        stale.clear()
+        for fd, event in self._epoll.poll(0, _EVENTS):
+            if fd not in stale and fd in waiting:
+                waiting[fd].ready(event)
+        due, self.due = self.due, []
+        for connection in due:
+            connection.send_due()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor drops all its readers: pass the loss on."""
