@@ -154,6 +154,10 @@ class Net(Clock):
             connected()
         return _Connector()
 
+    def connectUNIX(self, path: str, factory: Any, timeout: float = 30, checkPID: bool = False) -> Any:
+        """Connect to a site."""
+        return self.connectTCP(path, 0, factory, timeout)
+
     def let(self) -> None:
         """Let the connections come that hang."""
         self.held = False

@@ -36,7 +36,7 @@ FLOORS = (
     ),
     (
         *("tap", "__main__", "authoptions", "listenoptions", "watchoptions", "policyoptions"),
-        *("optiontable", "routeoptions"),
+        *("optiontable", "routeoptions", "send"),
     ),
 )
 #: What people plug in could be a stranger's: it needs no more than the first two floors.

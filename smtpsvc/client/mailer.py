@@ -53,6 +53,7 @@ class Mailer:
     :param frugality: how much it may use.
     :param resolver: None for the one of the reactor.
     :param own: names and addresses of this host, beside the one in the options: it sends nothing to itself.
+    :param port: of mail exchangers.
     :param ignored: networks in which no mail exchanger is believed to be; those of this machine, if nothing is said.
     :param changes: fields of *options* that are to be others.
     :raises ValueError: for options that make no sense.
@@ -67,6 +68,7 @@ class Mailer:
         frugality: Frugality | None = None,
         resolver: Resolver | None = None,
         own: Iterable[str] = (),
+        port: int = 25,
         ignored: Iterable[str] = IGNORED,
         reactor: Any = None,
         **changes: Any,
@@ -76,7 +78,7 @@ class Mailer:
             options = (options or (Options() if chosen else STRANGERS)).changed(**changes)
         self._reactor = current_reactor() if reactor is None else reactor
         self._clock = IReactorTime(self._reactor)
-        self._routes = Routes(Route(chosen, options), routes or {})
+        self._routes = Routes(Route(chosen, options, port), routes or {})
         self._frugality = frugality or Frugality()
         self._budget = Budget(self._frugality.connections)
         self._pools: OrderedDict[Any, Pool] = OrderedDict()
