@@ -166,7 +166,7 @@ def fake_resolver(zone: Zone | Mapping[str, Sequence[str]], clock: Clock | None 
 
 class NameServer:
     """
-    A server for a zone on one port of 127.0.0.1, by UDP and TCP, in threads of its own.
+    A server for a zone on one port of this machine, by UDP and TCP, in threads of its own.
 
     So it answers programs and other processes too, and the reactor of a test while that waits. Answers of more than
     512 octets are cut short by UDP; delays are not kept. Ended by :meth:`close`::
@@ -176,14 +176,14 @@ class NameServer:
         resolver = Resolver(NameServers([server.address], reactor=reactor), clock=reactor)
     """
 
-    def __init__(self, zone: Zone | Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, zone: Zone | Mapping[str, Sequence[str]], host: str = "127.0.0.1") -> None:
         self.zone = zone if isinstance(zone, Zone) else Zone(zone)
-        self._datagrams, self._stream = _one_port()
+        self._datagrams, self._stream = _one_port(host)
         self.port: int = self._datagrams.getsockname()[1]
         #: For :class:`~smtpsvc.nameservers.NameServers`.
-        self.address = ("127.0.0.1", self.port)
+        self.address = (host, self.port)
         #: For ``--dns-server``.
-        self.option = f"127.0.0.1:{self.port}"
+        self.option = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self._closed = False
         self._connection: socket.socket | None = None
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._by_datagram, self._by_stream)]
@@ -232,7 +232,7 @@ class NameServer:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+        with contextlib.suppress(OSError), socket.socket(self._datagrams.family, socket.SOCK_DGRAM) as waker:
             waker.sendto(b"", self.address)
         with contextlib.suppress(OSError):
             socket.create_connection(self.address, 5).close()
@@ -251,12 +251,13 @@ class NameServer:
         self.close()
 
 
-def _one_port() -> tuple[socket.socket, socket.socket]:
+def _one_port(host: str) -> tuple[socket.socket, socket.socket]:
     """Open one port for both."""
     while True:
-        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        datagrams.bind(("127.0.0.1", 0))
-        stream = socket.socket()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        datagrams = socket.socket(family, socket.SOCK_DGRAM)
+        datagrams.bind((host, 0))
+        stream = socket.socket(family)
         try:
             stream.bind(datagrams.getsockname())
         except OSError:

@@ -20,6 +20,7 @@ from smtpsvc.plugins import PolicyFactory
 from smtpsvc.policies.domains import Domains
 from smtpsvc.policies.modified import Modified
 from smtpsvc.policyoptions import find_policy, policies_table, policy_factories, policy_help, shown_policy
+from smtpsvc.resolver import resolver_for
 from smtpsvc.tap import Options
 from smtpsvc.testing import Wire, clocked_factory
 
@@ -136,6 +137,23 @@ class FindTests(SynchronousTestCase):
 
 
 class OptionTests(SynchronousTestCase):
+    def test_dns_server(self) -> None:
+        """What asks the DNS asks the servers that are named, in their order, or else those of the system."""
+        from twisted.internet import reactor
+
+        for options, servers in (
+            (("--dns-server", "192.0.2.53", "--dns-server", "[::1]:5353"), (("192.0.2.53", 53), ("::1", 5353))),
+            ((), ()),
+        ):
+            Options().parseOptions(["--port", "0", "--backend", "null:", *options])
+            source: Any = resolver_for(reactor)._source
+            self.assertEqual(source.servers, servers)
+
+    def test_no_dns_server(self) -> None:
+        """A name server without an address is a mistake."""
+        error = self.assertRaises(UsageError, Options().parseOptions, ["--dns-server", "ns.example"])
+        self.assertIn("--dns-server: 'ns.example' is no address", str(error))
+
     def parse(self, *options: str) -> Options:
         """Parse options, for a port that is free."""
         made = Options()

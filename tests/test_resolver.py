@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from typing import Any
+from unittest import SkipTest
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -293,6 +294,18 @@ class NameServersTests(TestCase):
         with self.assertRaises(NoSuchName):
             await resolver.texts("nowhere.example")
         self.assertEqual({each.by for each in self.server.zone.questions}, {"udp"})
+
+    async def test_ipv6(self) -> None:
+        """Servers with an address of IPv6 are asked in the same ways."""
+        try:
+            server = NameServer({"a.example": ["A 192.0.2.1"], "long.example": [f"TXT {'x' * 900}"]}, "::1")
+        except OSError:
+            raise SkipTest("this machine has no ::1") from None
+        self.addCleanup(server.close)
+        resolver = self.resolver(server.address)
+        self.assertEqual(await resolver.lookup("a.example", "A"), ("192.0.2.1",))
+        self.assertEqual(await resolver.texts("long.example"), (b"x" * 900,))
+        self.assertEqual(parse_server(server.option), server.address)
 
     async def test_stream(self) -> None:
         """What is too long for a datagram is asked for by TCP."""
