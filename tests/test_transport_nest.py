@@ -180,6 +180,22 @@ class EventTests(Direct, TransportTestCase):
         self.assertEqual(sorted([first.reads, second.reads]), [0, 1])
         await until(lambda: heir.received == b"early", "it has events of its own")
 
+    async def test_sent_together(self) -> None:
+        """What is written while data is delivered is sent when the others of the turn have had theirs."""
+        waiting = []
+
+        def data(served: Served) -> None:
+            waiting.append(sum(bool(other.transport._tempDataLen) for other in self.served))
+            served.write(b"you")
+
+        port = self.open(data=data)
+        clients = [(await self.meet(port))[1] for _ in range(3)]
+        for client in clients:
+            client.say(b"go")
+        nests()[0].doRead()
+        self.assertEqual(waiting, [0, 1, 2])
+        self.assertEqual([await client.receive(3) for client in clients], [b"you"] * 3)
+
     async def test_no_spin(self) -> None:
         """A client that is gone makes no event for a connection that waits for nothing."""
         port = self.open(half=True)
