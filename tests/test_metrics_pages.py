@@ -363,7 +363,7 @@ class SharedTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.answers: dict[int, dict[bytes, Any]] = {}
-        self.parent = MailService(ScriptedBackend(), settings_with(connections=7))
+        self.parent = MailService(ScriptedBackend(), settings_with(connections=7), clock=self.clock)
         self.pages: Any = attach_parent(self.parent, self.ask, serverFromString(reactor, HERE))
 
     def ask(self, kind: bytes) -> Deferred[list[bytes]]:
@@ -373,7 +373,7 @@ class SharedTests(SynchronousTestCase):
     def worker(self, number: int, backend: Any = None) -> tuple[MailService, Metrics]:
         """Start a worker."""
         metrics = Metrics()
-        mail = MailService(backend or ScriptedBackend(), settings_with(), monitors=[metrics])
+        mail = MailService(backend or ScriptedBackend(), settings_with(), monitors=[metrics], clock=self.clock)
         mail.listen(serverFromString(reactor, HERE))
         self.answers[number] = {}
         attach_worker(mail, metrics, self.answers[number].__setitem__, self.clock)

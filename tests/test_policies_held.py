@@ -21,7 +21,7 @@ from smtpsvc.grammar.replies import PermanentError, Reply, SMTPError
 from smtpsvc.message.fields import field
 from smtpsvc.policies.chain import Policy, with_policies
 from smtpsvc.policies.held import HeldMessage
-from smtpsvc.policies.prepended import prepend
+from smtpsvc.policies.prepended import prepend, put_before
 from smtpsvc.settings import MIB, Role
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from smtpsvc.values import Envelope, Peer, Quarantine, Recipient
@@ -380,3 +380,9 @@ class PrependTests(SynchronousTestCase):
         envelope = message().envelope
         for raw in (b"", b"x", b"A: b\r\nC: d\r\n", b"A: b\n"):
             self.assertRaises(ValueError, prepend, envelope, raw)
+
+    def test_continuation(self) -> None:
+        """Content that would continue the field comes behind an empty line."""
+        self.assertEqual(put_before(b"A: b\r\n", b" c"), b"A: b\r\n\r\n c")
+        self.assertEqual(put_before(b"A: b\r\n", b"C: d"), b"A: b\r\nC: d")
+        self.assertEqual(put_before(b"", b" c"), b" c")

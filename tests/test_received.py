@@ -133,15 +133,13 @@ class OrderTests(SynchronousTestCase):
     def test_continuation(self) -> None:
         """A message that begins with white space does not continue the field: it has no header, and an empty line."""
         for blank in (" ", "\t"):
-            for add in (True, False):
-                backend = ScriptedBackend()
-                wire = connect(backend, add_received=add)
-                wire.say(MAIL, RCPT, "DATA", f"{blank}by evil.example", "text", ".")
-                self.assertEqual(wire.last_reply.code, 250)
-                fields, _, rest = backend.messages[0].content.partition(b"\r\n\r\n" if add else b"\r\n")
-                self.assertEqual(rest, f"{blank}by evil.example\r\ntext\r\n".encode())
-                self.assertEqual(fields.startswith(b"Received: "), add)
-                self.assertNotIn(b"evil", fields)
+            backend = ScriptedBackend()
+            wire = connect(backend).say(MAIL, RCPT, "DATA", f"{blank}by evil.example", "text", ".")
+            self.assertEqual(wire.last_reply.code, 250)
+            fields, _, rest = backend.messages[0].content.partition(b"\r\n\r\n")
+            self.assertEqual(rest, f"{blank}by evil.example\r\ntext\r\n".encode())
+            self.assertTrue(fields.startswith(b"Received: "))
+            self.assertNotIn(b"evil", fields)
 
     def test_off(self) -> None:
         """Without add_received the content is the client's alone, and an empty message is never written."""

@@ -214,6 +214,14 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual((spool.take(), spool.size), (b"1234567890", 10))
         self.assertFalse(self.disk.jobs)
 
+    def test_continuation(self) -> None:
+        """What would continue the fields in front of it comes behind an empty line; later pieces do not."""
+        for fields, expected in ((b"A: b\r\n", b"A: b\r\n\r\n c d"), (b"", b" c d")):
+            spool = self.spool(fields, threshold=100)
+            for piece in (b" c", b" d"):
+                spool.write(piece)
+            self.assertEqual((spool.take(), spool.size), (expected, len(expected)))
+
     def test_large(self) -> None:
         """What is larger goes to the file, with all that came before."""
         spool = self.spool(b"12")

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtpsvc.grammar.replies import TemporaryError
+from smtpsvc.grammar.trace import continues
 from smtpsvc.settings import KIB, MIB
 
 T = TypeVar("T")
@@ -205,10 +206,11 @@ class Spool:
     :param budget: shared by all messages of a backend.
     :param threshold: the size that may stay in memory.
     :param message: the message's id, for the log.
-    :param content: what the message begins with.
+    :param content: the header fields that the message begins with; what is written does not continue them.
     """
 
     __slots__ = (
+        "_begin",
         "_budget",
         "_content",
         "_defer",
@@ -242,7 +244,7 @@ class Spool:
         # that sends single octets would make each cost 40 bytes.
         self._content = bytearray(content)
         #: Of the message so far.
-        self.size = self._unwritten = len(content)
+        self.size = self._unwritten = self._begin = len(content)
         budget.used += len(content)
         #: True once the message goes to the file.
         self.spooled = False
@@ -260,6 +262,8 @@ class Spool:
         """
         if self._error is not None:
             raise self._error
+        if self.size == self._begin and self._begin and continues(content):
+            content = b"\r\n" + content
         self._content += content
         self.size += len(content)
         self._unwritten += len(content)

@@ -29,6 +29,15 @@ _SPECIAL_IN_COMMENT = re.compile(r"([()\\])")
 _NOT_ATEXT = re.compile(r"[^A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]")
 
 
+def continues(content: bytes) -> bool:
+    """
+    Tell whether content would continue a header field that is put in front of it (RFC 5322 §2.2.3).
+
+    Such content has no header: its first line is body, and an empty line must come before it.
+    """
+    return content[:1] in (b" ", b"\t")
+
+
 class Received:
     """
     The Received field of the messages of one connection (RFC 5321 §4.4), prepared as far as it can be.

@@ -26,7 +26,7 @@ from smtpsvc.policies.endings import tidied_close, tidied_open, tidied_reset
 from smtpsvc.policies.front import Front
 from smtpsvc.policies.held import HeldMessage
 from smtpsvc.policies.holding import HeldDelivery, Holding
-from smtpsvc.policies.prepended import prepended
+from smtpsvc.policies.prepended import prepended, put_before
 from smtpsvc.values import Envelope, Peer, Recipient
 
 __all__ = ["Policy", "with_policies"]
@@ -313,7 +313,7 @@ def _begin(checks: _Checks, data: Callable[[Envelope], Any], envelope: Envelope)
 
 def _prepend(before: list[bytes], write: Callable[[bytes], Any], content: bytes) -> Any:
     """Put header fields before the first piece."""
-    return write(before.pop() + content if before else content)
+    return write(put_before(before.pop(), content) if before else content)
 
 
 def _write(checks: Iterable[Check], envelope: Envelope, write: Callable[[bytes], Any], content: bytes) -> Any:

@@ -27,7 +27,7 @@ from smtpsvc.interfaces import IDelivery
 from smtpsvc.policies.asking import Check, abort, first_refusal
 from smtpsvc.policies.discarded import discarded
 from smtpsvc.policies.held import HeldMessage
-from smtpsvc.policies.prepended import prepended
+from smtpsvc.policies.prepended import prepended, put_before
 from smtpsvc.settings import MIB
 from smtpsvc.values import Envelope
 
@@ -116,6 +116,7 @@ class HeldDelivery:
                     return refusal
             if discarded(self._envelope):
                 held.discard()
+            held.make_last_edits()
             return await self._hand_over(held)
         finally:
             if held is not None:
@@ -174,5 +175,5 @@ class HeldDelivery:
                 piece = read() if in_memory else await self._holding.defer(read)
                 if not piece and not before:
                     return
-                await settled(delivery.write(before + piece))
+                await settled(delivery.write(put_before(before, piece)))
                 before = b""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smtpsvc.grammar.trace import continues
 from smtpsvc.message.fields import Header
 from smtpsvc.values import Envelope
 
@@ -35,3 +36,9 @@ def prepended(envelope: Envelope) -> bytes:
     """Give the header fields that the content is to begin with."""
     found = envelope.results.get(Prepended)
     return b"" if found is None else found.fields
+
+
+def put_before(fields: bytes, content: bytes) -> bytes:
+    """Put fields before what a message begins with, which must not continue the last of them."""
+    between = b"\r\n" if fields and continues(content) else b""
+    return fields + between + content

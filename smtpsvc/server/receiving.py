@@ -15,7 +15,7 @@ from smtpsvc.awaiting import deferred_of
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.content import Damage
 from smtpsvc.grammar.replies import Reply, SMTPError
-from smtpsvc.grammar.trace import Received, date_time, with_protocol
+from smtpsvc.grammar.trace import Received, continues, date_time, with_protocol
 from smtpsvc.interfaces import IDelivery
 from smtpsvc.server.budget import Held
 from smtpsvc.server.channel import CLOSED
@@ -25,9 +25,6 @@ from smtpsvc.values import Body
 if TYPE_CHECKING:
     from smtpsvc.server.conversation import Conversation
 
-
-#: What a line begins with that continues the one before it (RFC 5322 §2.2.3).
-_BLANK: Final = b" \t"
 
 #: Refusals by what the content is; damage in it comes first.
 _OF_CONTENT: Final = (
@@ -194,12 +191,9 @@ class Receiver(Ending):
             if refusal is not None:
                 self.refuse(refusal)
                 return None
-        if first:
-            if content[0] in _BLANK:
-                # It would continue the last field of those that stand in front of it, ours among them.
-                content = b"\r\n" + content
-            if tables.settings.add_received:
-                content = self._trace() + content
+        if first and tables.settings.add_received:
+            trace = self._trace()
+            content = trace + b"\r\n" + content if continues(content) else trace + content
         try:
             outcome = self.delivery.write(content)
         except Exception:
