@@ -1,13 +1,20 @@
 """
-Links to names by where they are given, such as :class:`smtpsvc.Reply`, lead to where they are described.
+Links lead to where a name is described.
+
+A name may be written by where it is given, such as :class:`smtpsvc.Reply`. And one without a module, as
+annotations have it, is what the module has imported: there may be several of that name.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
+from functools import cache
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
@@ -35,7 +42,27 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, content: nodes.TextEl
     return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], found, node, content)
 
 
+@cache
+def known_in(module: str) -> dict[str, str]:
+    """Give the full names of our classes and functions that a module defines or imports, be it for types only."""
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module(module)))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smtpsvc"):
+            found.update({each.asname or each.name: f"{node.module}.{each.name}" for each in node.names})
+    here = vars(importlib.import_module(module)).items()
+    return found | {name: f"{module}.{name}" for name, thing in here if getattr(thing, "__module__", "") == module}
+
+
+def complete(app: Sphinx, document: nodes.document) -> None:
+    """Write names without a module in full."""
+    for node in document.findall(addnodes.pending_xref):
+        module, target = node.get("py:module"), node.get("reftarget", "")
+        if node.get("refdomain") == "py" and module and "." not in target:
+            node["reftarget"] = known_in(module).get(target, target)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx."""
+    app.connect("doctree-read", complete)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True}
