@@ -37,7 +37,10 @@ add_module_names = False
 # A link to something of ours that is not there is a mistake. What is not ours, private, or an alias of types has no
 # place here.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!smtpsvc\.).*"), (r"py:.*", r"smtpsvc\..*\.(_\w+|[PT]|AnyServer|Check|Decoder|Guard)")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!smtpsvc\.).*"),
+    (r"py:.*", r"smtpsvc\..*\.(_\w+|[PT]|AnyServer|Check|Decoder|Guard)"),
+]
 python_maximum_signature_line_length = 100
 
 # The theme that Sphinx itself depends on; nothing is fetched from elsewhere.
