@@ -34,7 +34,7 @@ from smtpsvc.interfaces import Outcome
 from smtpsvc.policies.arguments import Arguments
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.held import HeldMessage
-from smtpsvc.policies.reaching import NOT_AVAILABLE, ProgramFailed, Reach, endpoint_of, read_failure
+from smtpsvc.policies.reaching import NOT_AVAILABLE, ProgramFailed, Reach, as_greeting, endpoint_of, read_failure
 from smtpsvc.values import Envelope, Peer, Recipient
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class _Clients(dict[int, "Client"]):
-    """In the results of a client: what each policy of this kind knows of it."""
+    """In the results of a client: what each milter policy knows of it."""
 
 
 class Milter(Policy, Service):  # type: ignore[misc]
@@ -80,11 +80,7 @@ class Milter(Policy, Service):  # type: ignore[misc]
         return self._greeting(self._client(peer))
 
     async def _greeting(self, client: Client) -> Reply | None:
-        reply = await self._or_later(client.connect())
-        if reply is None or reply.code == 421:
-            return reply
-        # In the place of a greeting there can be no other two (RFC 5321 §4.3.2).
-        return Reply(554, reply.text, "5.7.1") if reply.code >= 500 else Reply(421, reply.text, "4.7.1")
+        return as_greeting(await self._or_later(client.connect()))
 
     def helo(self, peer: Peer, name: str) -> Outcome:
         """Tell of its name."""

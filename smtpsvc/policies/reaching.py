@@ -19,6 +19,9 @@ from smtpsvc.policies.arguments import Arguments, parse_count
 #: What the client hears while a program cannot be had.
 NOT_AVAILABLE: Final = Reply(451, "A filter of this server is not available, try again later", "4.7.1")
 
+#: Characters of a reply that somebody else words.
+_LONGEST_TEXT: Final = 500
+_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)", re.ASCII)
 _VERDICTS: Final = {"451": NOT_AVAILABLE, "accept": None}
 _AT = re.compile(r"inet:(\d+)@(.+)")
 _INET = re.compile(r"(?:inet|tcp):(\[[^]]+\]|[^:\[\]]+):(\d+)")
@@ -71,6 +74,7 @@ class Reach:
     A program that cannot be had is not asked for again for a while, so that mail does not wait each time; and that
     it cannot be had, and that it can again, is one line in the log each.
 
+    :param endpoint: None where others connect, who ask :meth:`ready` and say :meth:`rest`.
     :param name: of the policy, for the log.
     :param seconds: for a connection to be made.
     :param pause: seconds without another try.
@@ -78,7 +82,7 @@ class Reach:
 
     def __init__(
         self,
-        endpoint: IStreamClientEndpoint,
+        endpoint: IStreamClientEndpoint | None,
         name: str,
         *,
         clock: IReactorTime,
@@ -100,19 +104,28 @@ class Reach:
         :returns: the protocol.
         :raises ProgramFailed: if that is not possible now.
         """
-        if self._down and self._clock.seconds() < self._down_until:
-            raise ProgramFailed("it could not be had a moment ago")
+        self.ready()
+        assert self._endpoint is not None, "who has none connects itself"
         try:
             return await in_time(self._endpoint.connect(factory), self._seconds, self._clock, "connection")
         except CancelledError:
             raise
-        except ProgramFailed:
-            self._down_until = self._clock.seconds() + self._pause
-            raise
         except Exception as error:
-            self._down_until = self._clock.seconds() + self._pause
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ProgramFailed(shown(reason.encode("utf-8", "backslashreplace"))) from error
+            self.rest()
+            raise error if isinstance(error, ProgramFailed) else described(error) from error
+
+    def ready(self) -> None:
+        """
+        Say whether to try.
+
+        :raises ProgramFailed: if not, for now.
+        """
+        if self._down and self._clock.seconds() < self._down_until:
+            raise ProgramFailed("it could not be had a moment ago")
+
+    def rest(self) -> None:
+        """Try no more for a while."""
+        self._down_until = self._clock.seconds() + self._pause
 
     def failed(self, error: ProgramFailed) -> None:
         """Log that the program has failed, if it had not before."""
@@ -125,6 +138,33 @@ class Reach:
         if self._down:
             log.info("{policy} can be asked again", policy=self._name)
         self._down = False
+
+
+def described(error: BaseException) -> ProgramFailed:
+    """Put somebody's exception into half a sentence."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ProgramFailed(shown(reason.encode("utf-8", "backslashreplace"))[:200])
+
+
+def as_greeting(reply: Reply | None) -> Reply | None:
+    """Make a refusal one that can stand in the place of a greeting (RFC 5321 §4.3.2)."""
+    if reply is None or reply.code == 421:
+        return reply
+    if reply.code >= 500:
+        return Reply(554, reply.text, reply.enhanced)
+    return Reply(421, reply.text, reply.enhanced)
+
+
+def read_action_text(code: int, text: str, enhanced: str) -> Reply:
+    """
+    Make a refusal of words that may begin with an enhanced status code.
+
+    :param enhanced: if they do not.
+    """
+    found = _ENHANCED.match(text)
+    if found is not None and int(found[1][0]) == code // 100:
+        enhanced, text = found[1], text[found.end() :]
+    return Reply(code, shown(text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace")), enhanced)
 
 
 async def in_time(pending: Deferred[Any], seconds: float, clock: IReactorTime, what: str) -> Any:

@@ -176,3 +176,39 @@ milter_policy = PolicyFactory(
     "ENDPOINT",
     "Ask a filter that speaks the milter protocol, such as rspamd or OpenDKIM.",
 )
+policyd_policy = PolicyFactory(
+    "policyd",
+    "smtpsvc.policies.policyd:make",
+    "ENDPOINT,at=STAGE",
+    "Ask a policy server of Postfix.",
+)
+hook_policy = PolicyFactory(
+    "hook",
+    "smtpsvc.policies.hook:make",
+    "URL,at=STAGE",
+    "Ask a web server, in JSON.",
+)
+arc_policy = PolicyFactory(
+    "arc",
+    "smtpsvc.policies.arc:make",
+    "SEALER,...",
+    "Verify chains of seals (ARC), and believe the listed sealers.",
+)
+dkim_policy = PolicyFactory(
+    "dkim",
+    "smtpsvc.policies.dkim:make",
+    "SETTING=VALUE",
+    "Verify signatures (DKIM).",
+)
+dmarc_policy = PolicyFactory(
+    "dmarc",
+    "smtpsvc.policies.dmarc:make",
+    "SETTING=VALUE",
+    "Do as the domain in From: asks with mail that is not its own (DMARC).",
+)
+spf_policy = PolicyFactory(
+    "spf",
+    "smtpsvc.policies.spf:make",
+    "SETTING=VALUE",
+    "Refuse clients that may not send the sender's mail (SPF).",
+)
