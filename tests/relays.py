@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from smtpsvc.backends.nexthop import NextHop
+from smtpsvc.backends.notifier import Notifier
 from smtpsvc.backends.relay import RelayBackend
 from smtpsvc.client import ConnectFailed, Connection, Stage
 from smtpsvc.settings import Role
@@ -59,6 +60,8 @@ class Relayed:
 
     :param makes: for each next server what gives its connections; see :class:`Hops`.
     :param role: of our own listener.
+    :param lmtp: the next servers speak LMTP.
+    :param notify: gives the connections of the server that takes notifications.
     """
 
     def __init__(
@@ -69,12 +72,18 @@ class Relayed:
         settings: Mapping[str, Any] | None = None,
         xclient: bool = False,
         xforward: bool = False,
+        notify: Callable[[Mapping[str, object]], Any] | None = None,
         **options: Any,
     ) -> None:
         self.clock = Clock()
         self.hops = [Hops(make, clock=self.clock, **options) for make in makes]
+        hops = [each.hop for each in self.hops]
+        notifier = None
+        if notify is not None:
+            self.hops.append(Hops(notify, clock=self.clock))
+            notifier = Notifier(self.hops[-1].hop, "relay.example", lambda: 1_795_000_000)
         self.backend = RelayBackend(
-            [each.hop for each in self.hops], per_recipient=lmtp, xclient=xclient, xforward=xforward
+            hops, per_recipient=lmtp and notifier is None, xclient=xclient, xforward=xforward, notifier=notifier
         )
         made = settings_with(add_received=False, **(settings or {}))
         self.factory = clocked_factory(self.backend, made, role=role)[0]

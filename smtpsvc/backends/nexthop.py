@@ -78,6 +78,13 @@ class NextHop:
         self._sweep: IDelayedCall | None = None
         self._stopped = False
 
+    @property
+    def host(self) -> str:
+        """Its name without the port, as a notification has it; that of this machine is ``localhost``."""
+        if self.name.startswith("unix:"):
+            return "localhost"
+        return self.name[1:].partition("]")[0] if self.name.startswith("[") else self.name.partition(":")[0]
+
     def __repr__(self) -> str:
         return f"<NextHop {self.name}>"
 

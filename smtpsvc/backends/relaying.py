@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from smtpsvc.backends import relayed
 from smtpsvc.backends.nexthop import NextHop, Unreachable
+from smtpsvc.backends.notifier import HeaderKeeper, Notifier
 from smtpsvc.backends.relayed import answer, handed_on, problem
 from smtpsvc.client import ClientError, Connection, Result, Stage, Transaction
 from smtpsvc.client.commands import attributes
@@ -64,11 +65,21 @@ class RelaySession(Session):
     :param hops: the servers, the first of them that answers is taken.
     :param xclient: tell it who our client is, with XCLIENT.
     :param xforward: tell it where a message came from, with XFORWARD.
+    :param notifier: tells senders of recipients who did not get what others have got.
     """
 
-    __slots__ = ("_hops", "_peer", "_way", "_xclient", "_xforward")
+    __slots__ = ("_hops", "_notifier", "_peer", "_way", "_xclient", "_xforward")
 
-    def __init__(self, hops: Sequence[NextHop], peer: Peer, *, xclient: bool = False, xforward: bool = False) -> None:
+    def __init__(
+        self,
+        hops: Sequence[NextHop],
+        peer: Peer,
+        *,
+        xclient: bool = False,
+        xforward: bool = False,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._notifier = notifier
         self._hops = hops
         self._peer = peer
         self._xclient = xclient
@@ -179,7 +190,9 @@ class RelaySession(Session):
             way.leave()
             return way.refusal
         self._way = None
-        return RelayDelivery(way, envelope)
+        # Where one reply stands for several recipients who have fates of their own.
+        mixed = way.connection.lmtp and len(way.recipients) > 1 and not envelope.each_answered
+        return RelayDelivery(way, envelope, self._notifier if mixed else None)
 
     async def _anew(self, way: Way, envelope: Envelope) -> Way:
         """Somebody in between has changed the recipients since the server took them: name them once more."""
@@ -224,14 +237,18 @@ class RelaySession(Session):
 class RelayDelivery(Delivery):
     """Hands content on as it comes; says what the server says."""
 
-    __slots__ = ("_envelope", "_way")
+    __slots__ = ("_envelope", "_keeper", "_notifier", "_way")
 
-    def __init__(self, way: Way, envelope: Envelope) -> None:
+    def __init__(self, way: Way, envelope: Envelope, notifier: Notifier | None = None) -> None:
         self._way = way
         self._envelope = envelope
+        self._notifier = notifier
+        self._keeper = HeaderKeeper() if notifier is not None else None
 
     def write(self, content: bytes) -> Deferred[None] | None:
         """Hand a piece on; wait while the server takes no more."""
+        if self._keeper is not None:
+            self._keeper.write(content)
         try:
             return self._way.transaction.write(content)
         except ClientError as error:
@@ -257,7 +274,21 @@ class RelayDelivery(Delivery):
         named = [each.reply for each in result.recipients if each.stage is not Stage.RCPT]
         if len(named) != len(way.recipients):
             return answer(envelope, result.reply) if result.reply.code >= 400 else relayed.UNKNOWN
-        return [answer(envelope, reply) for reply in named]
+        replies = [answer(envelope, reply) for reply in named]
+        if self._notifier is not None and len({reply.positive for reply in replies}) > 1:
+            return Deferred.fromCoroutine(self._notify(replies))
+        return replies
+
+    async def _notify(self, replies: Sequence[Reply]) -> Reply:
+        """Some have the message, and some have not: that the client cannot be told, but its sender can."""
+        way, envelope = self._way, self._envelope
+        assert self._notifier is not None and self._keeper is not None
+        each = list(zip(way.recipients, replies, strict=True))
+        refused = [(recipient, reply) for recipient, reply in each if not reply.positive]
+        told = await self._notifier.tell(envelope, refused, self._keeper.header, way.hop.host)
+        taken = next(reply for reply in replies if reply.positive)
+        # Else it comes again: twice for some is better than never for others.
+        return taken if told else relayed.NOT_TOLD
 
     def _failed(self, failure: Failure) -> Any:
         error: Any = failure.value

@@ -17,8 +17,10 @@ from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
 from smtpsvc.backends import nexthop
 from smtpsvc.backends.nexthop import NextHop
+from smtpsvc.backends.notifier import Notifier
 from smtpsvc.client import TLS, ClientError, Connection, Login, Options, Stage, Timeouts, connect
 from smtpsvc.client.connecting import default_port
+from smtpsvc.client.options import own_name
 from smtpsvc.policies.arguments import Arguments
 
 _TLS: Final = tuple(each.value for each in TLS)
@@ -31,7 +33,7 @@ class RelayOptions:
     hops: tuple[NextHop, ...]
     xclient: bool
     xforward: bool
-    lmtp: bool
+    notifier: Notifier | None
 
 
 def parse_relay(argument: str, reactor: Any, *, lmtp: bool) -> RelayOptions:
@@ -77,12 +79,21 @@ def parse_relay(argument: str, reactor: Any, *, lmtp: bool) -> RelayOptions:
     idle = given.seconds("idle", nexthop.IDLE)
     patience = given.seconds("wait", nexthop.PATIENCE)
     xclient, xforward = given.yes("xclient"), given.yes("xforward")
+    notify = given.text("notify")
     given.end()
-    hops = []
-    for host in hosts:
+    if notify and not lmtp:
+        raise ValueError("notify: is for lmtp:, where recipients of one message have fates of their own")
+
+    def hop(host: str, options: Options, auth: str = "") -> NextHop:
         dial = partial(_dial, reactor, *_endpoint(host, options, reactor, source), options, auth)
-        hops.append(NextHop(host, dial, reactor, most=most, idle=idle, patience=patience))
-    return RelayOptions(tuple(hops), xclient, xforward, lmtp)
+        return NextHop(host, dial, reactor, most=most, idle=idle, patience=patience)
+
+    hops = tuple(hop(host, options, auth) for host in hosts)
+    notifier = None
+    if notify:
+        plain = options.changed(lmtp=False, login=None, tls=TLS.NONE if _is_near(notify) else TLS.REQUIRED)
+        notifier = Notifier(hop(notify, plain), options.hostname or own_name())
+    return RelayOptions(hops, xclient, xforward, notifier)
 
 
 def _dial(

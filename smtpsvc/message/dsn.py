@@ -120,6 +120,7 @@ def notification(
     reporter: str,
     now: float,
     arrived: float | None = None,
+    complete: bool = True,
     international: bool | None = None,
 ) -> Notification | None:
     """
@@ -130,6 +131,7 @@ def notification(
         returned at most.
     :param reporter: our host name.
     :param now: in seconds since 1970, as ``arrived``, when we took the message.
+    :param complete: False if *original* is the header alone.
     :param international: write it for SMTPUTF8 or not; None does if the message came with that. Without it, what
         is beyond US-ASCII is escaped; an address that is, as the sender, cannot be.
     :returns: None if there is nothing to notify of: nobody wants to hear of it, or the sender is ``<>``.
@@ -145,7 +147,7 @@ def notification(
     utf8 = utf8 or not envelope.sender.local.isascii()
     lead = _lead(wanted)
     failed = lead is Action.FAILED
-    returned, whole = _returned(original, full=failed and envelope.mail_params.get("RET") is not Ret.HDRS)
+    returned, whole = _returned(original, full=failed and complete and envelope.mail_params.get("RET") is not Ret.HDRS)
     parts = [
         _part(_people("utf-8" if utf8 else "us-ascii"), _explained(wanted, reporter, utf8)),
         _part(_status_type(utf8), _status(envelope, wanted, reporter, arrived, utf8)),
