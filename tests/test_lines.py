@@ -8,10 +8,9 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from smtpsvc import SMTPFactory
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.server.channel import GONE
-from smtpsvc.testing import ScriptedBackend, Wire
+from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 
 MAIL = b"MAIL FROM:<a@x.example>\r\n"
 RCPT = b"RCPT TO:<b@y.example>\r\n"
@@ -22,7 +21,7 @@ class KnownLineTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.backend = ScriptedBackend()
-        self.factory = SMTPFactory(self.backend)
+        self.factory, _ = clocked_factory(self.backend)
         self.known = self.factory.tables.commands
 
     def test_kept(self) -> None:
@@ -57,7 +56,7 @@ class KnownLineTests(SynchronousTestCase):
     def test_hooks(self) -> None:
         """Each has its hook called anew, whose answer counts."""
         backend = ScriptedBackend(rcpt=[None, Reply(550, "No", "5.1.1"), None])
-        wire = Wire(SMTPFactory(backend)).greeted().say("MAIL FROM:<a@x.example>")
+        wire = Wire(clocked_factory(backend)[0]).greeted().say("MAIL FROM:<a@x.example>")
         wire.receive(RCPT).receive(RCPT + RCPT)
         self.assertEqual(wire.codes, [250, 250, 550, 250])
 
