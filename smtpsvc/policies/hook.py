@@ -1,20 +1,16 @@
 """
 Ask a web server, in JSON. It needs the extra webhook: pip install 'smtpsvc[webhook]'.
 
-The value is a URL of https, or of http on this host; a comma in it is written %2C. What is known of the client
-and the message is posted to it as an object of JSON, and it answers with another: {"action": "accept"}, or
-reject, defer, discard, tag or quarantine, with code, enhanced, text and headers where that makes sense.
+The value is a URL of https, or of http on this host; a comma in it is written %2C. What is known of the client and the
+message is posted to it as an object, at the stages that at= says: mail, rcpt, data or message; at= may be given several
+times [default: rcpt]. It answers with another object, whose action is accept, reject, defer, discard, tag or
+quarantine, with code, enhanced, text and headers where that makes sense. With at=message each message is held back
+until its end; with headers=yes its header is told then.
 
-  at=STAGE             mail, rcpt, data or message; may be given several times [default: rcpt]
-  headers=yes          tell the header of the message too, at message
-  secret=FILE          sign what is told with what stands in this file (HMAC-SHA256)
-  on-failure=VERDICT   what becomes of mail while there is no answer: 451 to refuse it for now, accept to let it
-                       pass [default: 451, or what on-timeout says]
-  connect-timeout=TIME for a connection [default: 5s]
-  timeout=TIME         for all of an answer [default: 10s]
-  ca=FILE              verify its certificate with these authorities (PEM) [default: those of the system]
-
-With at=message a chain holds each message back until its end.
+secret= is a file: what is told is signed with what stands in it (HMAC-SHA256). on-failure= says what becomes of mail
+while there is no answer: 451 refuses it for now [the default, unless on-timeout= says something else], accept lets it
+pass. timeout= is the time for all of an answer [default: 10s], connect-timeout= that for a connection [default: 5s].
+ca= is a file of the authorities (PEM) that the server's certificate is verified with [default: those of the system].
 """
 
 from __future__ import annotations

@@ -1,24 +1,18 @@
 """
-Ask a filter that speaks the milter protocol: rspamd, OpenDKIM, ClamAV, SpamAssassin and all others that
-Postfix and Sendmail ask. It needs the extra milter: pip install 'smtpsvc[milter]'.
+Ask a filter that speaks the milter protocol: rspamd, OpenDKIM, ClamAV, SpamAssassin and all others that Postfix and
+Sendmail ask. It needs the extra milter: pip install 'smtpsvc[milter]'.
 
-The value is where the filter listens: inet:HOST:PORT or unix:/PATH. It is told of the connection, EHLO, MAIL,
-RCPT, DATA, the header and the body, as far as it wants. What it refuses is refused with its own words, or with
-550 5.7.1, or 451 4.7.1 for now; in place of the greeting with 554 5.7.1 or 421 4.7.1. It may change the header,
-the body, the sender and the recipients, discard a message, or have it kept apart (quarantine).
+The value is where the filter listens: inet:HOST:PORT or unix:/PATH. It is told of the connection, EHLO, MAIL, RCPT,
+DATA, the header and the body, as far as it wants. What it refuses is refused in its own words, or with 550 5.7.1, or
+for now with 451 4.7.1; in place of the greeting with 554 or 421. It may change the header, the body, the sender and
+the recipients, discard a message, or have it kept apart (quarantine). Each message is held back until its end.
 
-  on-failure=VERDICT   what becomes of mail while the filter cannot be had, is late, or says what it may not:
-                       451 to refuse it for now, accept to let it pass [default: 451, or what on-timeout says]
-  connect-timeout=TIME for the connection to it [default: 5s]
-  timeout=TIME         for each of its answers [default: 30s]
-  end-timeout=TIME     for its answer to the end of a message; while it says that it is busy, time begins
-                       anew [default: 4m]
-  reuse=yes            one connection for one client after the other, where the filter knows how to
-                       [default: a connection for each client]
-  name=NAME            what it is told this host is called [default: the host's name]
-  daemon=NAME          what it is told this service is called [default: smtpsvc]
-
-A chain with this policy holds each message back until its end.
+on-failure= says what becomes of mail while the filter cannot be had, is late, or says what it may not: 451 refuses it
+for now [the default, unless on-timeout= says something else], accept lets it pass. timeout= is the time for each of
+its answers [default: 30s], end-timeout= for that to the end of a message [default: 4m]; while it says that it is busy,
+time begins anew. connect-timeout= is the time for a connection [default: 5s]. With reuse=yes one connection serves one
+client after the other, where the filter knows how to. name= is what it is told this host is called [default:
+--hostname], daemon= what it is told this service is called [default: smtpsvc].
 """
 
 from __future__ import annotations
@@ -92,24 +86,22 @@ class Milter(Policy, Service):  # type: ignore[misc]
 
     def rcpt(self, envelope: Envelope, recipient: Recipient) -> Outcome:
         """Tell of a recipient."""
-        client = self._client(envelope.peer)
-        if not client.asks(envelope):
-            return self._unasked(client, envelope)
-        return self._asked(client.rcpt(envelope, recipient))
+        return self._in(envelope, "rcpt", recipient)
 
     def data(self, envelope: Envelope) -> Outcome:
         """Tell that there is a message."""
-        client = self._client(envelope.peer)
-        if not client.asks(envelope):
-            return self._unasked(client, envelope)
-        return self._asked(client.data(envelope))
+        return self._in(envelope, "data")
 
     def examine(self, envelope: Envelope, held: HeldMessage) -> Outcome:
         """Show it the message, and do what it wants."""
+        return self._in(envelope, "message", held)
+
+    def _in(self, envelope: Envelope, stage: str, *args: Any) -> Outcome:
         client = self._client(envelope.peer)
-        if not client.asks(envelope):
-            return self._unasked(client, envelope)
-        return self._asked(client.message(envelope, held))
+        if client.asks(envelope):
+            return self._asked(getattr(client, stage)(envelope, *args))
+        # It does not know of the transaction, mostly because it has failed in it.
+        return self._on_failure if client.lost is envelope else None
 
     def _client(self, peer: Peer) -> Client:
         from smtpsvc.policies.milters.client import Client
@@ -122,10 +114,6 @@ class Milter(Policy, Service):  # type: ignore[misc]
         if client is None:
             client = clients[id(self)] = Client(self._filter, self._names, peer, self._reactor)
         return client
-
-    def _unasked(self, client: Client, envelope: Envelope) -> Reply | None:
-        """Answer in a transaction of which the filter does not know, mostly because it has failed in it."""
-        return self._on_failure if client.lost is envelope else None
 
     async def _or_later(self, pending: Awaitable[Reply | None]) -> Reply | None:
         """Wait; where the filter fails before there is mail, that is seen when mail comes."""
@@ -201,7 +189,7 @@ def make(arguments: Arguments, reactor: Any) -> Milter:
         timeout=arguments.seconds("timeout", 30.0),
         end_timeout=arguments.seconds("end-timeout", 240.0),
         reuse=arguments.yes("reuse"),
-        hostname=arguments.text("name"),
+        hostname=arguments.text("name", arguments.hostname),
         daemon=arguments.text("daemon", "smtpsvc"),
         name=f"milter {place}",
     )

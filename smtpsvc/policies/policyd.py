@@ -1,20 +1,19 @@
 """
 Ask a policy server of Postfix, such as postgrey or policyd-spf, by the protocol of check_policy_service.
 
-The value is where it listens: inet:HOST:PORT or unix:/PATH. It is told all that Postfix would tell it. Its
-answers are followed: OK and DUNNO let the next policy decide; REJECT refuses with 554 5.7.1, DEFER and
-DEFER_IF_PERMIT with 450 4.7.1, each with the text that follows; 4NN and 5NN with text are replies; DISCARD
-forgets the message; HOLD has it kept apart; PREPEND puts a header field before it; WARN and INFO write into the
-log. All else, such as FILTER and REDIRECT, is a mistake: 451 4.3.5, and a line in the log.
+The value is where it listens: inet:HOST:PORT or unix:/PATH. It is told all that Postfix would tell it, at the stages
+that at= says: connect, helo, mail, rcpt, data or end; at= may be given several times [default: rcpt]. With at=end each
+message is held back until its end.
 
-  at=STAGE             connect, helo, mail, rcpt, data or end; may be given several times [default: rcpt]
-  on-failure=VERDICT   what becomes of mail while the server cannot be had: 451 to refuse it for now,
-                       accept to let it pass [default: 451, or what on-timeout says]
-  connect-timeout=TIME for the connection to it [default: 5s]
-  timeout=TIME         for each of its answers [default: 30s]
-  context=TEXT         policy_context, with which one server can serve several purposes
+OK and DUNNO let the next policy decide; REJECT refuses with 554 5.7.1, DEFER and DEFER_IF_PERMIT with 450 4.7.1, each
+with the text that follows; 4NN and 5NN with text are replies; DISCARD forgets the message; HOLD has it kept apart;
+PREPEND puts a header field before it; WARN and INFO write into the log. All else, such as FILTER and REDIRECT, is a
+mistake: 451 4.3.5, and a line in the log.
 
-With at=end a chain holds each message back until its end.
+on-failure= says what becomes of mail while the server cannot be had: 451 refuses it for now [the default, unless
+on-timeout= says something else], accept lets it pass. timeout= is the time for each answer [default: 30s],
+connect-timeout= that for a connection [default: 5s]. context= is policy_context, by which one server can serve several
+purposes.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ from smtpsvc.policies.reaching import (
     Reach,
     as_greeting,
     endpoint_of,
-    read_action_text,
     read_failure,
+    refusal_of,
 )
 from smtpsvc.values import Envelope, Peer, Quarantine, Recipient
 
@@ -149,9 +148,9 @@ class Policyd(Policy, Service):  # type: ignore[misc]
             return None
         if word in _REFUSALS:
             code, words, enhanced = _REFUSALS[word]
-            return read_action_text(code, text or words, enhanced)
+            return refusal_of(code, text or words, enhanced)
         if _CODE.fullmatch(word):
-            return read_action_text(int(word), text or "Access denied", f"{word[0]}.7.1")
+            return refusal_of(int(word), text or "Access denied", f"{word[0]}.7.1")
         if word in ("WARN", "INFO"):
             log.info("{policy} says: {text}", policy=self.name, text=_shown(text), id=getattr(envelope, "id", ""))
             return None

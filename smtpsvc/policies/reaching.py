@@ -155,7 +155,7 @@ def as_greeting(reply: Reply | None) -> Reply | None:
     return Reply(421, reply.text, reply.enhanced)
 
 
-def read_action_text(code: int, text: str, enhanced: str) -> Reply:
+def refusal_of(code: int, text: str, enhanced: str) -> Reply:
     """
     Make a refusal of words that may begin with an enhanced status code.
 
