@@ -10,13 +10,16 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from smtpsvc.backends.null import NullBackend
+from smtpsvc.backends.route import Route
 from smtpsvc.grammar.replies import PermanentError, Reply, TemporaryError
 from smtpsvc.interfaces import IBackend, IDelivery, IReady, ISession
 from smtpsvc.settings import Role
-from smtpsvc.testing import ScriptedBackend
+from smtpsvc.testing import ScriptedBackend, clocked_factory
 from smtpsvc.values import Peer
 from tests.meetings import BARE, CHUNKING, EHLO, GO, OK
 from tests.relays import MAIL, RCPT, TEXT, Relayed, meeting, refused, talk
+from tests.support import settings_with
 
 MESSAGE = (MAIL, RCPT, "DATA", TEXT)
 
@@ -114,6 +117,14 @@ class EachAnsweredTests(SynchronousTestCase):
         relayed = Relayed(meeting(role=Role.LMTP), lmtp=True).say(MAIL, RCPT, RCPT)
         self.assertEqual(relayed.codes, [250, 250, 452])
         self.assertEqual(relayed.wire.replies[-1].enhanced, "4.5.3")
+
+    def test_lmtp_behind_a_route(self) -> None:
+        """So it is where the relay is one of several backends."""
+        relayed = Relayed(meeting(role=Role.LMTP), lmtp=True)
+        relayed.factory = clocked_factory(Route([("y.example", relayed.backend)], NullBackend()), settings_with())[0]
+        wire = relayed.connect()
+        relayed.say(MAIL, RCPT, RCPT, wire=wire)
+        self.assertEqual(wire.codes, [250, 250, 452])
 
     def test_smtp_behind_lmtp(self) -> None:
         """One reply of an SMTP server is that of each recipient."""

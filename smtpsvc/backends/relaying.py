@@ -17,6 +17,7 @@ from smtpsvc.backends.notifier import HeaderKeeper, Notifier
 from smtpsvc.backends.relayed import answer, handed_on, problem
 from smtpsvc.client import ClientError, Connection, Result, Stage, Transaction
 from smtpsvc.client.commands import attributes
+from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IGreeting
 from smtpsvc.session import Delivery, Session
@@ -158,6 +159,9 @@ class RelaySession(Session):
 
     async def _rcpt(self, envelope: Envelope, recipient: Recipient) -> Reply:
         way = self._open_way()
+        if way.recipients and way.connection.lmtp and self._notifier is None and not envelope.each_answered:
+            # Our server says that itself, but not where this is one of several backends.
+            return replies.ONE_RECIPIENT_EACH
         try:
             reply = await way.transaction.rcpt(recipient)
         except (ClientError, ValueError) as error:
@@ -274,19 +278,19 @@ class RelayDelivery(Delivery):
         named = [each.reply for each in result.recipients if each.stage is not Stage.RCPT]
         if len(named) != len(way.recipients):
             return answer(envelope, result.reply) if result.reply.code >= 400 else relayed.UNKNOWN
-        replies = [answer(envelope, reply) for reply in named]
-        if self._notifier is not None and len({reply.positive for reply in replies}) > 1:
-            return Deferred.fromCoroutine(self._notify(replies))
-        return replies
+        said = [answer(envelope, reply) for reply in named]
+        if self._notifier is not None and len({reply.positive for reply in said}) > 1:
+            return Deferred.fromCoroutine(self._notify(said))
+        return said
 
-    async def _notify(self, replies: Sequence[Reply]) -> Reply:
+    async def _notify(self, said: Sequence[Reply]) -> Reply:
         """Some have the message, and some have not: that the client cannot be told, but its sender can."""
         way, envelope = self._way, self._envelope
         assert self._notifier is not None and self._keeper is not None
-        each = list(zip(way.recipients, replies, strict=True))
+        each = list(zip(way.recipients, said, strict=True))
         refused = [(recipient, reply) for recipient, reply in each if not reply.positive]
         told = await self._notifier.tell(envelope, refused, self._keeper.header, way.hop.host)
-        taken = next(reply for reply in replies if reply.positive)
+        taken = next(reply for reply in said if reply.positive)
         # Else it comes again: twice for some is better than never for others.
         return taken if told else relayed.NOT_TOLD
 
@@ -300,8 +304,8 @@ class RelayDelivery(Delivery):
         if not way.connection.lmtp or not ends:
             raise refusal
         # Some were answered before the connection was lost: what was said to them holds.
-        replies = [answer(envelope, reply) for reply in ends]
-        return replies + [refusal.reply] * (len(way.recipients) - len(replies))
+        said = [answer(envelope, reply) for reply in ends]
+        return said + [refusal.reply] * (len(way.recipients) - len(said))
 
     def abort(self, reason: Failure) -> None:
         """Close the connection in the middle of the content, or reset it: nothing is delivered."""
