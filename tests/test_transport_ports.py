@@ -4,6 +4,7 @@ Tests of smtpsvc.transport: ports, where they come from, and what they do when t
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import socket
@@ -56,6 +57,8 @@ print(answers)
 @contextmanager
 def no_descriptors() -> Iterator[None]:
     """Let this process open no file."""
+    # A socket that nobody holds would be closed meanwhile, and its descriptor taken by the next client.
+    gc.collect()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     held: list[int] = []
