@@ -27,6 +27,10 @@ def version() -> str:
 
 AUTH = ["argon2-cffi>=25", "bcrypt>=4.1", "scramp>=1.5"]
 OAUTH = ["PyJWT[crypto]>=2.10"]
+MAILAUTH = [
+    *("dkimpy>=1.1.8", "pyspf>=2.0.14", "dmarc>=1.2", "authres>=1.2"),
+    *("dnspython>=2.4", "publicsuffixlist>=1.0", "pynacl>=1.5"),
+]
 METRICS = ["prometheus_client>=0.20"]
 # For examples/webhook.py, which is in no package.
 WEBHOOK = ["treq>=24.9"]
@@ -34,7 +38,7 @@ MILTER = ["kilter.protocol>=0.6,<0.7"]
 PYTEST = ["pytest>=8"]
 AIOSMTPD = ["aiosmtpd>=1.4.6"]
 BENCH = [*AIOSMTPD, "matplotlib>=3.8"]
-EXTRAS = [*PYTEST, *AUTH, *OAUTH, *METRICS, *MILTER, *WEBHOOK, *AIOSMTPD]
+EXTRAS = [*PYTEST, *AUTH, *OAUTH, *MAILAUTH, *METRICS, *MILTER, *WEBHOOK, *AIOSMTPD]
 TEST = [*EXTRAS, "build>=1.2", "hypothesis>=6.100", "pip>=23", "setuptools>=77"]
 DOCS = [*MILTER, "matplotlib>=3.8", "sphinx>=8"]
 
@@ -79,6 +83,7 @@ setup(
     extras_require={
         "auth": AUTH,
         "oauth": OAUTH,
+        "mailauth": MAILAUTH,
         "pytest": PYTEST,
         "metrics": METRICS,
         "milter": MILTER,

@@ -79,7 +79,7 @@ class PolicyOptions:
         made = []
         for text in self["policy"]:
             try:
-                made.append(find_policy(text, reactor))
+                made.append(find_policy(text, reactor, hostname=self["hostname"] or ""))
             except ValueError as error:
                 raise ValueError(f"--policy {error}") from error
         return made
@@ -116,18 +116,21 @@ def policy_factory(name: str, plugins: Iterable[Any] | None = None) -> Any:
     raise ValueError(f"{name}: there is no such policy{guess}; there are {', '.join(factories) or 'none at all'}")
 
 
-def find_policy(description: str, reactor: Any, plugins: Iterable[Any] | None = None) -> IPolicy:
+def find_policy(
+    description: str, reactor: Any, plugins: Iterable[Any] | None = None, *, hostname: str = ""
+) -> IPolicy:
     """
     Make the policy that a description names.
 
     :param description: ``NAME`` or ``NAME:ARGUMENTS``, e.g. ``"deny:192.0.2.0/24,warn-only"``.
+    :param hostname: our own name; "" if it is not known.
     :raises ValueError: with a sentence that begins with the name, whatever is wrong with the name, the arguments or
         the plugin's own code.
     """
     name, _, text = description.partition(":")
     factory = policy_factory(name, plugins)
     try:
-        arguments = Arguments(text)
+        arguments = Arguments(text, hostname=hostname)
         modify = read_modifiers(arguments)
         policy = factory.make(arguments, reactor)
         arguments.end()

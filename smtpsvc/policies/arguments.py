@@ -30,7 +30,9 @@ class Arguments:
     :meth:`end` says so.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, hostname: str = "") -> None:
+        #: Our own name, as ``--hostname`` says; "" if it is not known.
+        self.hostname = hostname
         self._values: list[str] = []
         self._settings: dict[str, list[str]] = {}
         self._given: dict[str, str] = {}

@@ -5,7 +5,7 @@ Messages that policies may read whole, and change.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred
@@ -90,7 +90,7 @@ class HeldMessage(Message):
     ``sender`` are as the client said.
     """
 
-    __slots__ = ("_added", "_body", "_header", "_header_size", "_removed", "_sender", "_stored")
+    __slots__ = ("_added", "_body", "_header", "_header_size", "_last", "_removed", "_sender", "_stored")
 
     def __init__(self, envelope: Envelope, content: bytes | TemporaryContent) -> None:
         super().__init__(envelope, content)
@@ -102,6 +102,7 @@ class HeldMessage(Message):
         # By their places in the envelope.
         self._removed: set[int] = set()
         self._added: list[Recipient] = []
+        self._last: dict[Hashable, Callable[[Header], object]] = {}
 
     @property
     def header(self) -> Header:
@@ -113,17 +114,55 @@ class HeldMessage(Message):
         """
         self._check()
         if self._header is None:
-            octets = self._stored.read(_PIECE, 0)
-            end = header_end(octets)
-            while end < 0 and len(octets) < len(self._stored):
-                if len(octets) > LONGEST_HEADER:
-                    raise SMTPError(replies.HEADER_TOO_BIG)
-                more = self._stored.read(_PIECE, len(octets))
-                end = header_end(octets + more, max(0, len(octets) - 3))
-                octets += more
-            self._header_size = len(octets) if end < 0 else end
-            self._header = Header(octets[: self._header_size])
+            self._header, self._header_size = self._read_header()
         return self._header
+
+    def _read_header(self) -> tuple[Header, int]:
+        octets = self._stored.read(_PIECE, 0)
+        end = header_end(octets)
+        while end < 0 and len(octets) < len(self._stored):
+            if len(octets) > LONGEST_HEADER:
+                raise SMTPError(replies.HEADER_TOO_BIG)
+            more = self._stored.read(_PIECE, len(octets))
+            end = header_end(octets + more, max(0, len(octets) - 3))
+            octets += more
+        size = len(octets) if end < 0 else end
+        return Header(octets[:size]), size
+
+    def header_as_it_came(self) -> Header:
+        """
+        Read the header without what policies have changed, to look at it.
+
+        :raises SMTPError: 552 5.3.4, if it is larger than a MiB.
+        :raises ValueError: if the message is closed.
+        """
+        self._check()
+        return self._read_header()[0]
+
+    def open_as_it_came(self) -> io.BufferedReader:
+        """
+        Open the content without what policies have changed, from its beginning.
+
+        :raises ValueError: if the message is closed.
+        """
+        return super().open()
+
+    def edit_last(self, key: Hashable, edit: Callable[[Header], object]) -> None:
+        """
+        Have the header edited when all policies have consented.
+
+        :param key: of edits with the same one, only the last takes place.
+        :param edit: gets the header, and changes it.
+        :raises ValueError: if the message is closed.
+        """
+        self._check()
+        self._last.pop(key, None)
+        self._last[key] = edit
+
+    def make_last_edits(self) -> None:
+        """Make the edits of :meth:`edit_last`."""
+        for edit in self._last.values():
+            edit(self.header)
 
     def replace_body(self, body: bytes | Stored) -> None:
         """
@@ -220,6 +259,7 @@ class HeldMessage(Message):
         """Forget the content."""
         super().close()
         self._stored, self._body = _Octets(), None
+        self._last.clear()
 
     @property
     def in_memory(self) -> bool:
