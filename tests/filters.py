@@ -250,6 +250,8 @@ class Rspamd(RealFilter):
         rules.write_text(_RULES)
         (directory / "conf").write_text(_RSPAMD.format(directory=directory, port=self.port, rules=rules))
         command = [program, "-f", "-c", str(directory / "conf")]
+        for name in ("DBDIR", "RUNDIR", "LOGDIR"):
+            command += ["--var", f"{name}={directory}"]
         if os.getuid() == 0:
             shutil.chown(directory, "_rspamd")
             command += ["-u", "_rspamd", "-g", "_rspamd"]

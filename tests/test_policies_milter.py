@@ -155,6 +155,22 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual([len(each) for each in pieces], [65535, 65535, 49330])
         self.assertEqual(b"".join(pieces), b"x" * 900 + (b"\r\n" + b"x" * 900) * 199 + b"\r\n")
 
+    def test_long_field(self) -> None:
+        """Of a field that libmilter could not read the beginning is told; the message stays whole."""
+        served = serve()
+        lines = [" " + "x" * 900] * 100
+        served.wire.say(*MAIL, "DATA", "Subject: x", *lines, "", ".")
+        self.assertEqual(max(map(len, served.filter.heard)), 60_000 + len(b"LSubject\0\0"))
+        self.assertEqual(len(served.content), len("\r\n".join(["Subject: x", *lines])) + 4)
+
+    def test_many_fields(self) -> None:
+        """Between many fields that a filter does not answer others have their turn."""
+        served = serve({"L": [None]}, offer(options=0x80))
+        served.wire.say(*MAIL, "DATA", *["a:"] * 1200, "", ".")
+        self.assertEqual(served.filter.letters.count("L"), 500)
+        served.clock.pump([0, 0, 0])
+        self.assertEqual((served.filter.letters.count("L"), served.wire.last_reply.code), (1200, 250))
+
     def test_own_received(self) -> None:
         """A filter does not see the Received field of this server, whose place counts all the same."""
         served = serve({"E": [[b"i\0\0\0\x01X-A\x001\0", b"c"]]}, received=True)
@@ -441,6 +457,28 @@ class FailureTests(SynchronousTestCase):
         served.clock.advance(300)
         self.assertIn(served.wire.last_reply.code, (250, 421, 451, *range(400, 600)))
         self.assertTrue(all(each.finished for each in served.backend.messages))
+
+
+class RecordedTests(SynchronousTestCase):
+    """What clamav-milter 1.4.6 has said, which looks for what it does not know from the internet only."""
+
+    options = b"O\0\0\0\x06\0\0\0\x31\0\0\x03\x42"
+    scanned = b"hX-Virus-Scanned\0clamav-milter 1.4.6 at vm\0"
+
+    def test_clean(self) -> None:
+        """A clean message gets the fields that say so."""
+        served = serve({"E": [[self.scanned, b"hX-Virus-Status\0Clean\0", b"a"]]}, self.options)
+        self.assertEqual(served.say(*LETTER).code, 250)
+        self.assertEqual(served.filter.letters, "OCMRLLBE")
+        fields = b"X-Virus-Scanned: clamav-milter 1.4.6 at vm\r\nX-Virus-Status: Clean\r\n"
+        self.assertEqual(served.content, CONTENT.replace(b"\r\n\r\n", b"\r\n" + fields + b"\r\n"))
+
+    def test_infected(self) -> None:
+        """One with a virus is refused in its words."""
+        status = b"hX-Virus-Status\0Infected (Test.Mark.UNOFFICIAL)\0"
+        served = serve({"E": [[self.scanned, status, b"y550 5.7.1 Infected: Test.Mark.UNOFFICIAL\0"]]}, self.options)
+        self.assertEqual(served.say(*LETTER), Reply(550, "Infected: Test.Mark.UNOFFICIAL", "5.7.1"))
+        self.assertEqual(served.backend.messages, [])
 
 
 class ReuseTests(SynchronousTestCase):

@@ -58,3 +58,14 @@ class LiveTests(SynchronousTestCase):
         self.assertNotIn(b"X-Secret", good)
         self.assertTrue(good.endswith(b"\r\n\r\nHello\r\n"))
         self.assertIn(b"X-Spam: Yes\r\n", odd)
+
+    def test_rspamd_again(self) -> None:
+        """One connection to rspamd serves several clients, and messages that do not fit in memory."""
+        server = self.start(Rspamd(), settings=",reuse=yes")
+        large = LETTER % b"good" + b"".join(b"%06d%b\r\n" % (number, b"x" * 900) for number in range(3000))
+        for _ in range(3):
+            send(server, large)
+        self.assertEqual(server.log.read_text().count("cannot be asked"), 0)
+        for mail in server.mails():
+            self.assertIn(b"X-Seen: 127.0.0.1; client.example; a@x.example; b@y.example\r\n", mail)
+            self.assertEqual(mail.partition(b"\r\n\r\n")[2], large.partition(b"\r\n\r\n")[2])

@@ -92,6 +92,8 @@ _EDITS: Final = (
 )
 _LINE = re.compile(rb"([45]\d\d)(?:[ -](?:([45]\.\d{1,3}\.\d{1,3})(?:[ ]|\Z))?(.*))?", re.DOTALL)
 _LONGEST_TEXT: Final = 2000
+_LONGEST_VALUE: Final = 60_000
+_LONGEST_NAME: Final = 2000
 
 #: What the client hears where a filter gives no words of its own.
 REJECTED: Final = Reply(550, "A filter of this server has refused it", "5.7.1")
@@ -232,7 +234,7 @@ class Dialogue:
         if not self._flags & _NO["header"]:
             for field in content.fields:
                 value = _value(field, lead=self.leading_space)
-                answer = await self._stage("header", {}, messages.Header(field.name, value))
+                answer = await self._stage("header", {}, messages.Header(field.name[:_LONGEST_NAME], value))
                 if answer is not Verdict.CONTINUE:
                     return answer
         answer = await self._stage("eoh", macros, messages.EndOfHeaders())
@@ -346,9 +348,10 @@ def read_reply(content: bytes) -> Reply:
 
 
 def _value(field: Field, *, lead: bool) -> bytes:
-    """Give the value of a field: its lines end in LF, and none has a NUL."""
+    """Give the value of a field, cut where it is long: its lines end in LF, and none has a NUL."""
     value = field.raw.partition(b":")[2].replace(b"\r\n", b"\n").removesuffix(b"\n").replace(b"\0", b"")
-    return value if lead else value.removeprefix(b" ")
+    # libmilter breaks off at a longer message, and who knows that could keep a filter from seeing his mail.
+    return (value if lead else value.removeprefix(b" "))[:_LONGEST_VALUE]
 
 
 def _params(params: Mapping[str, object]) -> bytes:

@@ -16,6 +16,7 @@ from kilter.protocol.exceptions import InsufficientSpace, UnknownMessage
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from smtpsvc.policies.reaching import ProgramFailed, in_time
@@ -25,6 +26,8 @@ from smtpsvc.settings import KIB, MIB
 LONGEST: Final = 64 * KIB
 #: Octets that are read ahead while nobody waits.
 _AHEAD: Final = MIB
+#: Messages that are sent in one turn of the reactor where the filter answers none of them.
+_TURN: Final = 500
 _CAPACITIES: Final = (KIB, 8 * KIB, 64 * KIB, MIB, 8 * MIB)
 
 
@@ -108,6 +111,7 @@ class MilterConnection(Protocol):
         self._drained: Deferred[None] | None = None
         self._reading = True
         self._full = False
+        self._sent = 0
         #: False once it is lost.
         self.usable = False
 
@@ -175,6 +179,10 @@ class MilterConnection(Protocol):
 
         :raises ProgramFailed: if it does not in time.
         """
+        self._sent += 1
+        if self._sent % _TURN == 0:
+            # A header of a MiB can have some 300,000 fields; others want to be served too.
+            await deferLater(self._clock, 0)
         if self._full:
             self._drained = Deferred()
             await in_time(self._drained, seconds, self._clock, "reading")
