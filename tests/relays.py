@@ -86,7 +86,7 @@ class Relayed:
             hops, per_recipient=lmtp and notifier is None, xclient=xclient, xforward=xforward, notifier=notifier
         )
         made = settings_with(add_received=False, **(settings or {}))
-        self.factory = clocked_factory(self.backend, made, role=role)[0]
+        self.factory, self.server_clock = clocked_factory(self.backend, made, role=role)
         self.wire = self.connect()
 
     def connect(self) -> Wire:

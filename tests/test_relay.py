@@ -406,6 +406,29 @@ class ContentTests(SynchronousTestCase):
         self.assertEqual(relayed.codes[-2:], [354, 250])
         self.assertEqual([str(each) for each in backend.messages[0].recipients], ["b@y.example"])
 
+    def test_changed_late(self) -> None:
+        """If that is behind the content, nobody gets the message, and the client hears 451."""
+        backend = ScriptedBackend()
+        relayed = Relayed(meeting(backend)).say(MAIL, RCPT, RCPT.replace("b@", "c@"), "DATA", "Subject: x")
+        relayed.wire.protocol.conversation.envelope.recipients.pop()
+        relayed.say(".")
+        self.assertEqual(relayed.codes[-1], 451)
+        self.assertEqual([each.finished for each in backend.messages], [])
+
+    def test_late_answer(self) -> None:
+        """If the next server answers RCPT or DATA too late, the message ends there: it must not get who was refused."""
+        for count in (1, 2):
+            relayed = Relayed(talk(EHLO), settings={"hook_timeout": 10.0})
+            for line in (MAIL, RCPT, "DATA")[: count + 1]:
+                relayed.say(line)
+                hop = relayed.hops[0].made[0]
+                if line != (MAIL, RCPT, "DATA")[count]:
+                    hop.receive(OK)
+            relayed.server_clock.pump([1] * 15)
+            self.assertEqual(relayed.codes[-1], 451)
+            self.assertTrue(hop.transport.gone)
+            self.assertNotEqual(relayed.say("DATA").codes[-1], 354)
+
     def test_data_refused(self) -> None:
         """After a refusal of DATA the transaction takes no more, and the next one does."""
         relayed = Relayed(meeting(ScriptedBackend(data=[PermanentError("no")]), chunking=False))

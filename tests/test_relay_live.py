@@ -1,5 +1,5 @@
 """
-The relay between real programs: Postfix in front of it, Dovecot behind it.
+The relay between real programs: Postfix in front of it, Dovecot behind it; and ours under TLS.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import smtplib
 
 from twisted.trial.unittest import TestCase
 
+from tests.clients import CONTENT, PASSWORD, RECIPIENT, SENDER, USER, ClientTestCase
 from tests.dovecot import Dovecot
 from tests.live import PATIENCE, Postfix, Server, until
 
@@ -65,3 +66,39 @@ class DovecotTests(TestCase):
             client.ehlo()
             code, text = client.mail("a@x.example")
             self.assertEqual((code, text[:5]), (451, b"4.4.1"))
+
+
+class ProtectedTests(ClientTestCase):
+    def relay(self, *settings: str, hop: Server, name: str = "mx.example") -> int:
+        """Start a relay to the submission port of a server with TLS, and give its port."""
+        [port] = hop.ports("submission")
+        argument = ",".join([f"smtp:127.0.0.1:{port}", "tls=required", f"ca={self.ca}", f"name={name}", *settings])
+        server = Server("--backend", argument)
+        self.addCleanup(server.close)
+        return server.port
+
+    def hop(self) -> Server:
+        """Start a server that takes mail under TLS, of who logs in."""
+        return self.serve(*self.tls(), *self.logins(), "--submission", "tcp:0:interface=127.0.0.1")
+
+    def send(self, port: int) -> None:
+        """Send a message to a port."""
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+            client.sendmail(SENDER, [RECIPIENT], CONTENT)
+
+    def test_login(self) -> None:
+        """It passes mail on under TLS, with a login."""
+        auth = self.write("auth", f"{USER}:{PASSWORD}\n".encode())
+        self.send(self.relay(f"auth={auth}", hop=self.hop()))
+        message = self.message()
+        self.assertEqual((message["account"], message["tls"]), (USER, "TLSv1.3"))
+        self.assertTrue(message["content"].endswith(CONTENT.decode()))
+
+    def test_no_mail(self) -> None:
+        """A wrong certificate or password is 451 4.4.1: nothing goes on, and nothing bounces."""
+        hop = self.hop()
+        wrong = self.write("wrong", f"{USER}:wrong\n".encode())
+        for port in (self.relay(f"auth={wrong}", hop=hop), self.relay(hop=hop, name="other.example")):
+            error = self.assertRaises(smtplib.SMTPSenderRefused, self.send, port)
+            self.assertEqual((error.smtp_code, error.smtp_error[:5]), (451, b"4.4.1"))
+        self.assertEqual(self.messages(), [])

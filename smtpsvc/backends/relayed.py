@@ -19,6 +19,7 @@ UNREACHABLE: Final = Reply(451, "The next server cannot be reached, try again la
 LOST: Final = Reply(451, "The connection to the next server was lost, try again later", "4.4.2")
 UNKNOWN: Final = Reply(451, "The next server did not say what became of the message, try again later", "4.4.2")
 CONFUSED: Final = Reply(451, "The next server gives no answer that makes sense, try again later", "4.3.5")
+CHANGED: Final = Reply(451, "The recipients have changed since the next server took them, try again later", "4.3.5")
 NOT_TOLD: Final = Reply(451, "Taken for some recipients, and the sender cannot be told of the others yet", "4.3.0")
 
 NO_TLS: Final = Reply(550, "REQUIRETLS is needed, and the next server does not support it", "5.7.30")

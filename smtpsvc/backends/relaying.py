@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -52,6 +52,11 @@ class Way:
             connection.abort()
         else:
             self.transaction.abort(lambda _: self.release())
+
+    def forget(self) -> None:
+        """An answer is not waited for any more: whatever it will be, the client hears otherwise."""
+        self.refusal = relayed.LOST
+        self.connection.abort()
 
     def release(self) -> None:
         """The connection is free."""
@@ -169,6 +174,9 @@ class RelaySession(Session):
             if way.connection.error is not None:
                 way.refusal = refusal.reply
             raise refusal from error
+        except CancelledError:
+            way.forget()
+            raise
         if reply.code == 421:
             way.refusal = handed_on(reply)
             way.connection.abort()
@@ -189,6 +197,9 @@ class RelaySession(Session):
         except ClientError as error:
             way.refusal = problem(error, envelope, way.hop.name).reply
             return way.refusal
+        except CancelledError:
+            way.forget()
+            raise
         if refusal is not None:
             way.refusal = handed_on(refusal)
             way.leave()
@@ -265,8 +276,13 @@ class RelayDelivery(Delivery):
         :returns: a Deferred of the server's reply, or of one for each recipient where it gives them. To cancel it
             changes nothing: the server has the message, and what it says is waited for.
         """
+        way = self._way
+        if way.recipients != self._envelope.recipients:
+            # Whom the server has taken cannot be taken back alone.
+            way.leave()
+            raise SMTPError(relayed.CHANGED)
         done = _Awaited()
-        self._way.transaction.finish().addCallbacks(self._finished, self._failed).chainDeferred(done)
+        way.transaction.finish().addCallbacks(self._finished, self._failed).chainDeferred(done)
         return done
 
     def _finished(self, result: Result) -> Any:

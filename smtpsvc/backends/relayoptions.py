@@ -23,6 +23,8 @@ from smtpsvc.client.connecting import default_port
 from smtpsvc.client.options import own_name
 from smtpsvc.policies.arguments import Arguments
 
+#: Seconds for a greeting: one that takes longer is no better than none, where a client waits for its MAIL.
+_GREETING: Final = 60.0
 _TLS: Final = tuple(each.value for each in TLS)
 
 
@@ -63,7 +65,7 @@ def parse_relay(argument: str, reactor: Any, *, lmtp: bool) -> RelayOptions:
             login=_login(auth) if auth else None,
             timeouts=Timeouts(
                 connect=given.seconds("connect-timeout", 10.0),
-                greeting=command,
+                greeting=min(command, _GREETING),
                 command=command,
                 data=min(command, times.data),
                 block=min(command, times.block),
