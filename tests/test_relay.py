@@ -12,11 +12,12 @@ from zope.interface.verify import verifyObject
 
 from smtpsvc.backends.null import NullBackend
 from smtpsvc.backends.route import Route
+from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import PermanentError, Reply, TemporaryError
 from smtpsvc.interfaces import IBackend, IDelivery, IReady, ISession
 from smtpsvc.settings import Role
 from smtpsvc.testing import ScriptedBackend, clocked_factory
-from smtpsvc.values import Peer
+from smtpsvc.values import Peer, Recipient
 from tests.meetings import BARE, CHUNKING, EHLO, GO, OK
 from tests.relays import MAIL, RCPT, TEXT, Relayed, meeting, refused, talk
 from tests.support import settings_with
@@ -405,6 +406,20 @@ class ContentTests(SynchronousTestCase):
         relayed.say("DATA", TEXT)
         self.assertEqual(relayed.codes[-2:], [354, 250])
         self.assertEqual([str(each) for each in backend.messages[0].recipients], ["b@y.example"])
+
+    def test_changed_sender(self) -> None:
+        """So it is with another sender, and with recipients that were added."""
+        for lmtp in (False, True):
+            backend = ScriptedBackend()
+            relayed = Relayed(meeting(backend, role=Role.LMTP if lmtp else Role.SMTP), lmtp=lmtp).say(MAIL, RCPT)
+            envelope = relayed.wire.protocol.conversation.envelope
+            envelope.sender = Address("other", "x.example")
+            envelope.recipients.append(Recipient(Address("c", "y.example")))
+            relayed.say("DATA", TEXT)
+            self.assertEqual(relayed.codes[-2:], [354, 250])
+            message = backend.messages[0]
+            self.assertEqual(str(message.sender), "other@x.example")
+            self.assertEqual([str(each) for each in message.recipients], ["b@y.example", "c@y.example"])
 
     def test_changed_late(self) -> None:
         """If that is behind the content, nobody gets the message, and the client hears 451."""

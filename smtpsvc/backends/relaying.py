@@ -18,6 +18,7 @@ from smtpsvc.backends.relayed import answer, handed_on, problem
 from smtpsvc.client import ClientError, Connection, Result, Stage, Transaction
 from smtpsvc.client.commands import attributes
 from smtpsvc.grammar import replies
+from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import Reply, SMTPError
 from smtpsvc.interfaces import IGreeting
 from smtpsvc.session import Delivery, Session
@@ -33,11 +34,12 @@ KEPT_BEYOND: Final = frozenset(
 class Way:
     """A transaction that is open with the next server, and what it has said of the recipients."""
 
-    __slots__ = ("connection", "hop", "recipients", "refusal", "transaction")
+    __slots__ = ("connection", "hop", "recipients", "refusal", "sender", "transaction")
 
-    def __init__(self, hop: NextHop, connection: Connection) -> None:
+    def __init__(self, hop: NextHop, connection: Connection, sender: Address) -> None:
         self.hop = hop
         self.connection = connection
+        self.sender = sender
         self.transaction: Transaction = connection.transaction()
         self.recipients: list[Recipient] = []
         #: Why it cannot go on, if so.
@@ -123,7 +125,7 @@ class RelaySession(Session):
                 except ClientError as error:
                     _note(error, envelope, hop)
                     break
-                way = Way(hop, connection)
+                way = Way(hop, connection, envelope.sender)
                 try:
                     reply = await self._name_sender(way, envelope)
                 except ClientError as error:
@@ -167,6 +169,9 @@ class RelaySession(Session):
         if way.recipients and way.connection.lmtp and self._notifier is None and not envelope.each_answered:
             # Our server says that itself, but not where this is one of several backends.
             return replies.ONE_RECIPIENT_EACH
+        return await self._name_recipient(way, envelope, recipient)
+
+    async def _name_recipient(self, way: Way, envelope: Envelope, recipient: Recipient) -> Reply:
         try:
             reply = await way.transaction.rcpt(recipient)
         except (ClientError, ValueError) as error:
@@ -190,7 +195,7 @@ class RelaySession(Session):
 
     async def _data(self, envelope: Envelope) -> Any:
         way = self._open_way()
-        if way.recipients != envelope.recipients:
+        if way.recipients != envelope.recipients or way.sender != envelope.sender:
             way = await self._anew(way, envelope)
         try:
             refusal = await way.transaction.data()
@@ -210,7 +215,7 @@ class RelaySession(Session):
         return RelayDelivery(way, envelope, self._notifier if mixed else None)
 
     async def _anew(self, way: Way, envelope: Envelope) -> Way:
-        """Somebody in between has changed the recipients since the server took them: name them once more."""
+        """Somebody in between has changed sender or recipients since the server took them: name them once more."""
         way.leave()
         self._way = None
         way, reply = await self._begin(envelope)
@@ -220,7 +225,7 @@ class RelaySession(Session):
             way.leave()
             raise SMTPError(way.refusal)
         for recipient in envelope.recipients:
-            reply = await self._rcpt(envelope, recipient)
+            reply = await self._name_recipient(way, envelope, recipient)
             if reply.code >= 400:
                 way.refusal = way.refusal or reply
                 way.leave()
