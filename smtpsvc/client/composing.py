@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import format_datetime, getaddresses, localtime, make_msgid
-from functools import partial
+from functools import lru_cache, partial
 from typing import IO, Any, Final, TypeAlias
 
 from smtpsvc.client.commands import address_of
@@ -172,8 +172,7 @@ def compose(message: Any, sender: str | Address | None, recipients: Recipients |
         origin = _origin(head)
         sender = _sender(origin) if sender is None else sender
         recipients = _addressed(origin) if recipients is None else recipients
-    blind = _BLIND.search(head)
-    if blind is not None:
+    if b"bcc" in head.lower() and _BLIND.search(head) is not None:
         content = _without_blind(head, content)
     address_of(sender, sender=True)
     chosen, names = _each_once(recipients)
@@ -182,6 +181,10 @@ def compose(message: Any, sender: str | Address | None, recipients: Recipients |
 
 def _split(octets: bytes) -> tuple[bytes, bytes]:
     """Give the header, and the whole."""
+    place = octets.find(b"\n\r\n")
+    if place > 1 and octets[place - 1] == 13 and octets.find(b"\n\n", 0, place) < 0 and octets[:1] not in b"\r\n":
+        # What header_end would find, in a fifth of the time.
+        return octets[: place + 3], octets
     end = header_end(octets)
     return (octets if end < 0 else octets[:end]), octets
 
@@ -210,7 +213,14 @@ def _without_blind(head: bytes, content: bytes | Shared) -> bytes | Shared:
     return octets + content[len(head) :]
 
 
+@lru_cache(maxsize=4096)
+def _name(recipient: str) -> str:
+    return str(address_of(recipient))
+
+
 def _each_once(recipients: Recipients) -> tuple[list[str | Address | Recipient], list[str]]:
+    if type(recipients) is str:
+        return [recipients], [_name(recipients)]
     given = [recipients] if isinstance(recipients, str | Address | Recipient) else list(recipients)
     if not given:
         raise ValueError("the message has no recipients")

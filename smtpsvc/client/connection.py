@@ -98,10 +98,11 @@ class Connection:
     @property
     def usable(self) -> bool:
         """True if another message may be sent: it is open, not busy, and within MAILMAX."""
-        return not self.busy and self._open_for_more
+        return not self.busy and self.open_for_more
 
     @property
-    def _open_for_more(self) -> bool:
+    def open_for_more(self) -> bool:
+        """True if another message may be sent, now or behind those that are on their way."""
         limit = self.capabilities.max_messages
         gone = self.dialogue.error is not None or self.dialogue.farewell is not None or self.spoiled
         return not gone and (limit is None or self.sent < limit)
@@ -191,7 +192,7 @@ class Connection:
     def advance(self) -> None:
         """Begin the next message, if it may follow those that are on their way."""
         queue = self._queue
-        while self._begun < min(len(queue), 2) and self.dialogue.error is None:
+        while self._begun < 2 and self._begun < len(queue) and self.dialogue.error is None:
             reset = False
             if self._begun:
                 before = queue[0]
@@ -236,7 +237,7 @@ class Connection:
             replies.update(zip(now, result.recipients, strict=True))
             if result.taken and body.repeatable:
                 waiting = [place for place in now if _no_room(replies[place])] + waiting
-            if not waiting or not self._open_for_more:
+            if not waiting or not self.open_for_more:
                 break
             chosen = [recipients[place] for place in waiting[:size]]
             done = self._begin(sender, chosen, body, params, recipient_params, forward)

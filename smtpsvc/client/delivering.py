@@ -55,6 +55,8 @@ class Delivering:
         :param pools: of the servers, the first to try first.
         :param most: servers to try.
         """
+        if not self._left or not most:
+            return
         try:
             async with aclosing(pools) as each:  # type: ignore[type-var]
                 async for pool in each:
@@ -74,17 +76,17 @@ class Delivering:
             except ClientError as error:
                 self._note_error(pool.name, error)
                 return
-            used = lease.uses > 0
+            used = lease.used
             try:
                 result = await self._send(lease)
             except ClientError as error:
-                if again and used and _is_stale(error):
+                if again and used and is_stale(error):
                     again = False
                     pool.purge()
                     continue
-                self._take_error(pool.name, error)
+                self.take_error(pool.name, error)
             else:
-                self._take(pool.name, result)
+                self.take(pool.name, result)
             finally:
                 pool.release(lease)
             return
@@ -109,7 +111,7 @@ class Delivering:
 
     # What comes of it.
 
-    def _take(self, host: str, result: Result) -> None:
+    def take(self, host: str, result: Result) -> None:
         """Note the replies, and keep those who may be tried elsewhere."""
         left = self._left
         self._left = []
@@ -124,7 +126,8 @@ class Delivering:
         if fate is Fate.DEFERRED:
             self._left.append(place)
 
-    def _take_error(self, host: str, error: ClientError) -> None:
+    def take_error(self, host: str, error: ClientError) -> None:
+        """Note what is known, and keep those who may be tried elsewhere."""
         known = error.result.recipients if error.result is not None else ()
         if error.result is not None:
             self.dropped.update(dict.fromkeys(error.result.dropped))
@@ -175,7 +178,7 @@ class Delivering:
         self.found[place] = RecipientReport(name, fate, host, reply, error)
 
 
-def _is_stale(error: ClientError) -> bool:
+def is_stale(error: ClientError) -> bool:
     """Tell whether a connection was dead before the message: it was kept for longer than the server would."""
     if error.maybe_delivered:
         return False

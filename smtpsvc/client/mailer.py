@@ -8,19 +8,21 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, fail, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from smtpsvc.client.commands import address_of
 from smtpsvc.client.composing import Outgoing, Recipients, Sendable, compose, gather, once
 from smtpsvc.client.connecting import Where, endpoint_of
-from smtpsvc.client.delivering import Delivering, How
+from smtpsvc.client.delivering import Delivering, How, is_stale
+from smtpsvc.client.direct import Direct
 from smtpsvc.client.errors import ClientError, Stage
 from smtpsvc.client.exchangers import IGNORED, Exchangers, NoRoute, Place
 from smtpsvc.client.options import Options, own_name
 from smtpsvc.client.pool import Budget, Frugality, Pool
-from smtpsvc.client.report import NotSent, Report
+from smtpsvc.client.report import NotSent, RecipientReport, Report
+from smtpsvc.client.result import Result
 from smtpsvc.client.routes import STRANGERS, Opener, Route, Routes
 from smtpsvc.current import current_reactor
 from smtpsvc.grammar.addresses import Address
@@ -87,7 +89,13 @@ class Mailer:
         self._own = frozenset((name, *own))
         self._ignored = tuple(ignored)
         self._exchangers: Exchangers | None = None
-        self._under_way: set[Deferred[Report]] = set()
+        default = self._routes.default
+        self._only: Pool | None = None
+        #: The server that everything goes to, if there is one.
+        self._first = default.servers[0] if default.servers and not self._routes.named else None
+        #: Messages that are under way; and who waits for there being none.
+        self._running = 0
+        self._drained: Deferred[None] | None = None
         self._closed = False
 
     @property
@@ -124,15 +132,45 @@ class Mailer:
             sent at all, and with whatever the source of the content raises. Cancelled, it breaks the sending off.
         """
         how = How(params, recipient_params, forward, normalize, repeat)
-        done = Deferred.fromCoroutine(self._send(message, sender, recipients, how))
+        if type(message) is bytes and self._first is not None and not self._closed:
+            try:
+                direct = Direct(self._first_pool(), compose(message, sender, recipients), how, self._otherwise)
+            except Exception:
+                return fail()
+            done = direct.start()
+        else:
+            done = Deferred.fromCoroutine(self._send(message, sender, recipients, how))
         if not done.called:
-            self._under_way.add(done)
-            done.addBoth(self._over, done)
+            self._running += 1
+            done.addBoth(self._over)
         return done
 
-    def _over(self, outcome: Any, done: Deferred[Report]) -> Any:
-        self._under_way.discard(done)
+    def _over(self, outcome: Any) -> Any:
+        self._running -= 1
+        if self._drained is not None and not self._running:
+            self._drained.callback(None)
         return outcome
+
+    def _otherwise(self, direct: Direct, used: bool, outcome: Any) -> Deferred[Report]:
+        """Go on with a message that the first server has not simply taken."""
+        return Deferred.fromCoroutine(self._go_on(direct, used, outcome))
+
+    async def _go_on(self, direct: Direct, used: bool, outcome: Any) -> Report:
+        outgoing = direct.outgoing
+        delivering = Delivering(outgoing, list(range(len(outgoing.recipients))), direct.how)
+        tried = 1
+        if isinstance(outcome, Result):
+            delivering.take(direct.pool.name, outcome)
+        elif not isinstance(outcome.value, ClientError):
+            outcome.raiseException()
+        elif used and is_stale(outcome.value):
+            direct.pool.purge()
+            tried = 0
+        else:
+            delivering.take_error(direct.pool.name, outcome.value)
+        pools = self._pools_of(self._routes.default, "", tried)
+        await delivering.run(pools, self._frugality.attempts - tried)
+        return self._reported(outgoing, delivering.found, delivering.dropped)
 
     async def _send(
         self, message: Any, sender: str | Address | None, recipients: Recipients | None, how: How
@@ -172,6 +210,10 @@ class Mailer:
             for delivering in each:
                 found.update(delivering.found)
                 dropped.update(delivering.dropped)
+        return self._reported(outgoing, found, dropped)
+
+    @staticmethod
+    def _reported(outgoing: Outgoing, found: Mapping[int, RecipientReport], dropped: Iterable[str]) -> Report:
         reports = tuple(found[place] for place in range(len(outgoing.names)))
         return Report(str(outgoing.sender), reports, tuple(dropped))
 
@@ -192,9 +234,9 @@ class Mailer:
 
     # The servers.
 
-    async def _pools_of(self, route: Route, domain: str) -> AsyncIterator[Pool]:
+    async def _pools_of(self, route: Route, domain: str, tried: int = 0) -> AsyncIterator[Pool]:
         if route.servers:
-            for where in route.servers:
+            for where in route.servers[tried:]:
                 yield self._pool((route, where), where, route)
             return
         if not domain:
@@ -204,6 +246,13 @@ class Mailer:
             self._exchangers = Exchangers(resolver, own=self._own, ignored=self._ignored)
         async for place in self._exchangers.places(_ascii(domain)):
             yield self._pool((route, place), place, route)
+
+    def _first_pool(self) -> Pool:
+        pool, route, where = self._only, self._routes.default, self._first
+        if pool is None:
+            assert where is not None
+            pool = self._only = self._pool((route, where), where, route)
+        return pool
 
     def _pool(self, key: Any, where: Where | Place, route: Route) -> Pool:
         pool = self._pools.get(key)
@@ -222,7 +271,7 @@ class Mailer:
 
     def _forget(self) -> None:
         for key, pool in list(self._pools.items()):
-            if pool.forgettable:
+            if pool.forgettable and pool is not self._only:
                 self._budget.pools.remove(pool)
                 del self._pools[key]
 
@@ -232,15 +281,16 @@ class Mailer:
         """
         Take no more messages, bring those to their end that are under way, and close all connections.
 
-        :returns: a Deferred that fires when that is done; it does not fail. Cancelled, it breaks off what is left.
+        :returns: a Deferred that fires when that is done; it does not fail.
         """
         self._closed = True
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        for each in list(self._under_way):
+        if self._running:
+            self._drained = self._drained or Deferred()
             waiting: Deferred[None] = Deferred()
-            each.addBoth(_passing(waiting))
+            self._drained.chainDeferred(waiting)
             await waiting
         closed = [each for pool in self._pools.values() for each in pool.close()]
         await gatherResults(closed)
@@ -314,14 +364,3 @@ def _at(reactor: Any, address: str, port: int, options: Options) -> Any:
     kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
     source = (options.source, 0) if options.source and (":" in options.source) == (":" in address) else None
     return kind(reactor, address, port, timeout=options.timeouts.connect, bindAddress=source)
-
-
-def _passing(waiting: Deferred[None]) -> Any:
-    """Make a callback that lets an outcome pass, and tells *waiting* of it."""
-
-    def passing(outcome: Any) -> Any:
-        if not waiting.called:
-            waiting.callback(None)
-        return outcome
-
-    return passing

@@ -31,6 +31,9 @@ class Frugality:
     per_server: int = 5
     #: Messages on one connection; the server's own limit (MAILMAX) is kept too.
     messages: int = 100
+    #: Messages that are given to one connection at once where no more may be opened and the server has PIPELINING:
+    #: the next one's envelope leaves with the end of the one before.
+    at_once: int = 2
     #: Seconds after which a connection is used no more.
     age: float = 600.0
     #: Seconds for which a connection is kept that nobody uses; with 0 none is.
@@ -90,14 +93,21 @@ class Budget:
 class Lease:
     """A connection of a pool."""
 
-    __slots__ = ("born", "connection", "retired", "since", "uses")
+    __slots__ = ("born", "connection", "load", "retired", "since", "uses")
 
     def __init__(self, connection: Connection, now: float) -> None:
         self.connection = connection
         #: When it was made, and since when nobody uses it.
         self.born = self.since = now
         self.uses = 0
+        #: Messages that are on their way.
+        self.load = 0
         self.retired = False
+
+    @property
+    def used(self) -> bool:
+        """True if whoever has it now is not the first."""
+        return self.uses > 0 or self.load > 1
 
 
 _TOO_MANY: Final = "too many messages wait for a connection to the server"
@@ -147,18 +157,33 @@ class Pool:
 
     # Taking and giving back.
 
+    def take(self) -> Lease | None:
+        """Take a connection that is there; None if there is none."""
+        idle = self.idle
+        while idle:
+            lease = idle.pop()
+            if self._lasts(lease):
+                lease.load = 1
+                return lease
+            self.retire(lease)
+        most = self._frugality.at_once
+        if most > 1 and len(self._open) >= self._frugality.per_server:
+            for lease in self._open:
+                if lease.load < most and self._lasts(lease) and lease.connection.capabilities.pipelining:
+                    lease.load += 1
+                    return lease
+        return None
+
     def acquire(self) -> Deferred[Lease]:
         """
         Take a connection: one that is there, or a new one.
 
         :returns: a Deferred that waits for one where there may be no more; it fails with the error of the opening.
         """
-        idle, now = self.idle, self._clock.seconds()
-        while idle:
-            lease = idle.pop()
-            if lease.connection.usable and now - lease.born < self._frugality.age:
-                return succeed(lease)
-            self.retire(lease)
+        lease = self.take()
+        if lease is not None:
+            return succeed(lease)
+        now = self._clock.seconds()
         if self._error is not None and now < self._until and not self._open:
             return fail(self._refusal(now))
         if len(self._waiting) >= self._frugality.waiting:
@@ -170,21 +195,27 @@ class Pool:
 
     def release(self, lease: Lease) -> None:
         """Give a connection back."""
-        connection = lease.connection
         lease.uses += 1
+        lease.load -= 1
         if lease not in self._open:
             return
-        now = self._clock.seconds()
-        frugality = self._frugality
-        worn = lease.uses >= frugality.messages or now - lease.born >= frugality.age
-        if worn or not connection.usable:
-            self.retire(lease)
-        else:
+        if not self._lasts(lease):
+            if not lease.load:
+                self.retire(lease)
+        elif self._waiting or not lease.load:
             self._offer(lease)
+
+    def _lasts(self, lease: Lease) -> bool:
+        """Tell whether another message may go by a connection."""
+        if lease.retired or not lease.connection.open_for_more:
+            return False
+        frugality = self._frugality
+        return lease.uses + lease.load < frugality.messages and self._clock.seconds() - lease.born < frugality.age
 
     def _offer(self, lease: Lease) -> None:
         """Give a connection to whoever waits, or keep it."""
         if self._waiting:
+            lease.load += 1
             self._waiting.popitem(last=False)[0].callback(lease)
         elif not self._frugality.idle or self._budget.waiting:
             self.retire(lease)
