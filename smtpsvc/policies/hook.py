@@ -131,35 +131,53 @@ def read_secret(content: bytes) -> bytes:
     return secret
 
 
+def hook(
+    url: str,
+    reactor: Any,
+    stages: Iterable[str] = ("rcpt",),
+    *,
+    secret: Callable[[], bytes] | None = None,
+    headers: bool = False,
+    on_failure: Reply | None = NOT_AVAILABLE,
+    connect_timeout: float = 5.0,
+    timeout: float = 10.0,
+    ca: str = "",
+) -> Hook:
+    """
+    Make the policy.
+
+    :param url: of https, or of http on this host.
+    :param stages: see :class:`Hook`, as for *secret*, *headers* and *on_failure*.
+    :param timeout: seconds for all of an answer; *connect_timeout* for a connection.
+    :param ca: file of the authorities (PEM) to verify with; "" for those of the system.
+    :raises ValueError: with a sentence, also if the library is not installed.
+    """
+    # What stands behind the question mark may be a secret.
+    name = f"hook {url.partition('?')[0]}"
+    reach = Reach(None, name, clock=reactor)
+    web = web_hook(url, reach, reactor, seconds=timeout, connect_timeout=connect_timeout, ca=ca)
+    return Hook(web, stages, secret=secret, headers=headers, on_failure=on_failure, clock=reactor, name=name)
+
+
 def make(arguments: Arguments, reactor: Any) -> Hook:
     """
     Make the policy of ``--policy hook``.
 
     :raises ValueError: with a sentence.
     """
-    url = arguments.value("the URL")
-    # What stands behind the question mark may be a secret.
-    name = f"hook {url.partition('?')[0]}"
     path = arguments.text("secret")
     try:
         secret = WatchedFile(path, read_secret).current if path else None
     except ValueError as error:
         raise ValueError(f"secret: {error}") from error
-    connect_timeout = arguments.seconds("connect-timeout", 5.0)
-    web = web_hook(
-        url,
-        Reach(None, name, clock=reactor),
+    return hook(
+        arguments.value("the URL"),
         reactor,
-        seconds=arguments.seconds("timeout", 10.0),
-        connect_timeout=connect_timeout,
-        ca=arguments.text("ca"),
-    )
-    return Hook(
-        web,
         arguments.texts("at") or ["rcpt"],
         secret=secret,
         headers=arguments.yes("headers"),
         on_failure=read_failure(arguments),
-        clock=reactor,
-        name=name,
+        connect_timeout=arguments.seconds("connect-timeout", 5.0),
+        timeout=arguments.seconds("timeout", 10.0),
+        ca=arguments.text("ca"),
     )

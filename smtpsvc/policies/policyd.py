@@ -18,24 +18,21 @@ purposes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, Final
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
 from smtpsvc.grammar.replies import Reply
-from smtpsvc.grammar.shown import shown
 from smtpsvc.interfaces import Outcome
-from smtpsvc.message.fields import field
 from smtpsvc.policies.arguments import Arguments, parse_choice
 from smtpsvc.policies.chain import Policy
-from smtpsvc.policies.discarded import discard
 from smtpsvc.policies.held import HeldMessage
+from smtpsvc.policies.policyactions import follow, printable
 from smtpsvc.policies.policyattributes import STATES, attributes_of, attributes_of_peer
 from smtpsvc.policies.policyserver import PolicyServer
-from smtpsvc.policies.prepended import prepend
 from smtpsvc.policies.reaching import (
     NOT_AVAILABLE,
     ProgramFailed,
@@ -43,19 +40,11 @@ from smtpsvc.policies.reaching import (
     as_greeting,
     endpoint_of,
     read_failure,
-    refusal_of,
 )
-from smtpsvc.values import Envelope, Peer, Quarantine, Recipient
+from smtpsvc.values import Envelope, Peer, Recipient
 
 #: What the client hears of an answer that cannot be followed.
 MISTAKE: Final = Reply(451, "Server configuration error", "4.3.5")
-
-_CODE = re.compile(r"[45][0-9][0-9]")
-_REFUSALS: Final = {
-    "REJECT": (554, "Access denied", "5.7.1"),
-    "DEFER": (450, "Access denied for now, try again later", "4.7.1"),
-    "DEFER_IF_PERMIT": (450, "Access denied for now, try again later", "4.7.1"),
-}
 
 log = Logger()
 
@@ -130,45 +119,11 @@ class Policyd(Policy, Service):  # type: ignore[misc]
             return self._on_failure
         self._server.reach.worked()
         try:
-            return self._follow(action, envelope, held)
+            return follow(action, envelope, held, self.name)
         except ValueError as error:
-            fields = {"policy": self.name, "said": _shown(action), "problem": _shown(str(error))}
+            fields = {"policy": self.name, "said": printable(action), "problem": printable(str(error))}
             log.error("{policy} cannot be followed in {said!r}: {problem}", **fields)
             return MISTAKE
-
-    def _follow(self, action: str, envelope: Envelope | None, held: HeldMessage | None) -> Reply | None:
-        """
-        Do what an answer says.
-
-        :raises ValueError: if that is not possible.
-        """
-        word, _, text = action.partition(" ")
-        word, text = word.upper(), text.strip()
-        if word in ("OK", "DUNNO", "DEFER_IF_REJECT", "") or (word.isdigit() and not _CODE.fullmatch(word)):
-            return None
-        if word in _REFUSALS:
-            code, words, enhanced = _REFUSALS[word]
-            return refusal_of(code, text or words, enhanced)
-        if _CODE.fullmatch(word):
-            return refusal_of(int(word), text or "Access denied", f"{word[0]}.7.1")
-        if word in ("WARN", "INFO"):
-            log.info("{policy} says: {text}", policy=self.name, text=_shown(text), id=getattr(envelope, "id", ""))
-            return None
-        if word not in ("DISCARD", "HOLD", "PREPEND"):
-            raise ValueError("there is no such action here")
-        if envelope is None:
-            raise ValueError("there is no message yet")
-        if word == "HOLD":
-            envelope.results.put(Quarantine(_shown(text or self.name)))
-        elif word == "PREPEND":
-            name, colon, value = text.partition(":")
-            raw = field(name.strip() if colon else "", value.strip())
-            prepend(envelope, raw) if held is None else held.header.insert(raw)
-        elif held is None:
-            discard(envelope)
-        else:
-            held.discard()
-        return None
 
     def stopService(self) -> Any:
         """Close the connections."""
@@ -176,8 +131,28 @@ class Policyd(Policy, Service):  # type: ignore[misc]
         return super().stopService()  # type: ignore[no-untyped-call]
 
 
-def _shown(text: str) -> str:
-    return shown(text[:500].encode("utf-8", "backslashreplace"))
+def policyd(
+    endpoint: IStreamClientEndpoint,
+    reactor: Any,
+    stages: Iterable[str] = ("rcpt",),
+    *,
+    on_failure: Reply | None = NOT_AVAILABLE,
+    connect_timeout: float = 5.0,
+    timeout: float = 30.0,
+    context: str = "",
+    name: str = "policyd",
+) -> Policyd:
+    """
+    Make the policy.
+
+    :param endpoint: where the policy server listens.
+    :param stages: see :class:`Policyd`, as for *on_failure*, *context* and *name*.
+    :param timeout: seconds for each answer; *connect_timeout* for a connection.
+    :raises ValueError: with a sentence, if a stage is none.
+    """
+    reach = Reach(endpoint, name, clock=reactor, seconds=connect_timeout)
+    server = PolicyServer(reach, clock=reactor, seconds=timeout)
+    return Policyd(server, stages, on_failure=on_failure, context=context, name=name)
 
 
 def make(arguments: Arguments, reactor: Any) -> Policyd:
@@ -187,14 +162,13 @@ def make(arguments: Arguments, reactor: Any) -> Policyd:
     :raises ValueError: with a sentence.
     """
     place = arguments.value("the place of the policy server")
-    name = f"policyd {place}"
-    seconds = arguments.seconds("connect-timeout", 5.0)
-    reach = Reach(endpoint_of(place, reactor), name, clock=reactor, seconds=seconds)
-    server = PolicyServer(reach, clock=reactor, seconds=arguments.seconds("timeout", 30.0))
-    return Policyd(
-        server,
+    return policyd(
+        endpoint_of(place, reactor),
+        reactor,
         arguments.texts("at") or ["rcpt"],
         on_failure=read_failure(arguments),
+        connect_timeout=arguments.seconds("connect-timeout", 5.0),
+        timeout=arguments.seconds("timeout", 30.0),
         context=arguments.text("context"),
-        name=name,
+        name=f"policyd {place}",
     )
