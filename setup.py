@@ -32,7 +32,7 @@ MAILAUTH = [
     *("dnspython>=2.4", "publicsuffixlist>=1.0", "pynacl>=1.5"),
 ]
 METRICS = ["prometheus_client>=0.20"]
-# For examples/webhook.py, which is in no package.
+# For the policy hook, and for examples/webhook.py.
 WEBHOOK = ["treq>=24.9"]
 MILTER = ["kilter.protocol>=0.6,<0.7"]
 PYTEST = ["pytest>=8"]
