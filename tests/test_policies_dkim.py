@@ -101,6 +101,14 @@ class SignatureTests(VerifyTestCase):
             with self.subTest(reason):
                 self.assertEqual(self.check(signed(), result, {name: records}).reason, reason)
 
+    def test_strict_key(self) -> None:
+        """A key that says so is for its own domain only."""
+        below = signed(identity=b"ann@m.x.example")
+        for flags, content, result in (
+            ("t=y:s; ", below, "permerror"), ("t=s; ", signed(), "pass"), ("t=y; ", below, "pass"),
+        ):  # fmt: skip
+            self.check(content, result, {"s._domainkey.x.example": [f"TXT {key()[1].replace('k=rsa; ', flags)}"]})
+
     def test_hostile(self) -> None:
         """Fields that would cost much, and those that make no sense, are not verified."""
         good = signed()

@@ -77,6 +77,31 @@ def message(content: bytes = CONTENT, *recipients: str) -> HeldMessage:
     return HeldMessage(envelope, content)
 
 
+class LastEditTests(SynchronousTestCase):
+    def test_last(self) -> None:
+        """An edit that is to come last is made when all have consented, once, and not to what came."""
+        seen = []
+
+        def first(held: HeldMessage) -> None:
+            for word in ("one", "two"):
+                held.edit_last("X", lambda header, word=word: header.insert(field("X", word)))
+
+        def second(held: HeldMessage) -> None:
+            held.header.insert(field("Y", "three"))
+            seen.append(bytes(held.header_as_it_came()) + held.open_as_it_came().read())
+
+        wire, backend, _ = serve(first, second)
+        wire.say(*MESSAGE)
+        self.assertEqual(backend.messages[0].content, b"X: two\r\nY: three\r\n" + CONTENT)
+        self.assertEqual(seen, [CONTENT.partition(b"Hello")[0] + CONTENT])
+
+    def test_refused(self) -> None:
+        """Of a message that is refused nothing is edited."""
+        wire, _, _ = serve(lambda held: held.edit_last("X", self.fail), lambda held: NO)
+        wire.say(*MESSAGE)
+        self.assertEqual(wire.last_reply.code, 550)
+
+
 class HoldingTests(SynchronousTestCase):
     def test_unchanged(self) -> None:
         """A message that is examined reaches the backend as it came, and is finished."""

@@ -72,11 +72,13 @@ class Key:
     A key's record.
 
     :param temporary: True if the DNS has no answer.
+    :param strict: True if it is for its own domain only, and not for those below.
     """
 
     record: bytes | None = None
     problem: str = ""
     temporary: bool = False
+    strict: bool = False
 
 
 def library() -> Any:
@@ -136,7 +138,8 @@ def _judged(name: str, record: bytes) -> Key:
         return Key(problem="the key is revoked" if revoked else "the key makes no sense")
     if kind == b"rsa" and (bits > LARGEST_KEY_BITS or key["publicExponent"].bit_length() > LARGEST_EXPONENT_BITS):
         return Key(problem="the key is too large")
-    return Key(record)
+    flags = library().util.parse_tag_value(record).get(b"t", b"").split(b":")
+    return Key(record, strict=b"s" in [flag.strip().lower() for flag in flags])
 
 
 class _Prepared:
@@ -233,6 +236,9 @@ def _verified(signer: Any, place: int, signature: Signature, keys: Mapping[str, 
     if b"from" not in [each.strip().lower() for each in signature.tags.get(b"h", b"").split(b":")]:
         # RFC 6376 §5.4.
         return Finding("dkim", "permerror", properties, "it does not cover From:")
+    if key.strict and signature.text(b"i").rpartition("@")[2].lower() not in ("", signature.text(b"d").lower()):
+        # RFC 6376 §3.6.1, t=s.
+        return Finding("dkim", "permerror", properties, "the key is not for domains below")
     signer.partial = False
     try:
         good = signer.verify(place, dnsfunc=_lookup(keys))
