@@ -41,9 +41,13 @@ class Sending(Transaction):
         self._asked = True
 
     _said = 0
+    # By BDAT.
+    _chunked = False
     # Sent whole, the envelope with it.
     _inline = False
     _started = False
+    # More stood behind the 354: it was said before any content was there.
+    _hasty = False
     #: True if it fails with :exc:`~smtpsvc.client.errors.Refused` where nobody was taken.
     raises = False
 
@@ -66,6 +70,7 @@ class Sending(Transaction):
         body, opening = self._body, self._opening
         utf8 = body.international or any_international(recipients)
         self._sender, mail = opening.mail(sender, mail_params, size=body.size, eight_bit=body.eight_bit, utf8=utf8)
+        self._chunked = self._connection.chunking or opening.binary
         commands = self._commands
         commands.append(mail)
         for each in recipients:
@@ -114,7 +119,7 @@ class Sending(Transaction):
         for _ in self._names:
             expect(Stage.RCPT, self._took_rcpt, self.failed)
         whole = self._body.whole
-        if not (self._connection.chunking or self._opening.binary):
+        if not self._chunked:
             commands.append(b"DATA\r\n")
             expect(Stage.DATA, self._took_data, self.failed)
         elif whole is not None and len(whole) <= INLINE:
@@ -154,7 +159,10 @@ class Sending(Transaction):
         """Whether XFORWARD was taken need not hold up the mail; whether RSET was, the next reply shows."""
 
     def _took_mail(self, reply: Reply) -> bool:
-        if not super()._took_mail(reply):
+        self._mail = reply
+        if self._piped and reply.code < 300:
+            return True
+        if not self._sane(reply, Stage.MAIL):
             return False
         if not self._piped:
             if reply.code < 300:
@@ -164,13 +172,16 @@ class Sending(Transaction):
         return True
 
     def _took_rcpt(self, reply: Reply) -> bool:
-        if not super()._took_rcpt(reply):
+        self.replies.append(reply)
+        if reply.code < 300:
+            self.taken += 1
+        elif not self._sane(reply, Stage.RCPT):
             return False
         if len(self.replies) < len(self._names):
             if not self._piped:
                 self._say_next(None)
             return True
-        if self._piped and not (self._connection.chunking or self._opening.binary):
+        if self._piped and not self._chunked:
             return True
         if not self._inline:
             self._open_content()
@@ -181,7 +192,7 @@ class Sending(Transaction):
         assert self._mail is not None
         if self._mail.code >= 400 or not self.taken:
             self._conclude()
-        elif self._connection.chunking or self._opening.binary:
+        elif self._chunked:
             self._stream()
         else:
             self._dialogue.expect(Stage.DATA, self._took_data, self.failed)
@@ -189,6 +200,7 @@ class Sending(Transaction):
 
     def _took_data(self, reply: Reply) -> None:
         if reply.code == 354:
+            self._hasty = self._dialogue.surplus
             if self.taken and self._mail is not None and self._mail.code < 300:
                 self._stream()
                 return
@@ -201,6 +213,12 @@ class Sending(Transaction):
             self._conclude()
         else:
             self._lie("the server answers DATA with neither 354 nor a refusal", Stage.DATA, reply)
+
+    def _took_end(self, reply: Reply) -> None:
+        if self._hasty and reply.code < 300:
+            self._lie("the server takes the message before it has come", Stage.END, reply)
+            return
+        super()._took_end(reply)
 
     def _voided(self, reply: Reply) -> None:
         if 300 <= reply.code < 400:
