@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import os
 import random
 import shutil
 import socket
@@ -24,6 +25,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.hastyrelay import PORT
 from tests.killing import MARK
 from tests.live import PATIENCE, Server
 
@@ -245,26 +247,31 @@ def free_port() -> int:
         return port
 
 
-def run(cycles: int, seed: int, *, protocol: str = "smtp", report: bool = False) -> Result:
+def run(
+    cycles: int, seed: int, *, protocol: str = "smtp", report: bool = False, relay: str = "", victim: str = ""
+) -> Result:
     """
     Kill so many times.
 
     :param seed: chooses victims, steps and messages; the kernel has a say too.
     :param protocol: ``smtp`` or ``lmtp``: what is spoken behind the relay.
     :param report: print each fiftieth cycle.
+    :param relay: the relay's backend, if it is to be another; it finds the port in its environment.
+    :param victim: kill this one only, at the end of a message.
     """
     result = Result()
     again: deque[str] = deque()
     choices = random.Random(f"{seed}/{protocol}")
     directory = Path(tempfile.mkdtemp(prefix="smtpsvc-relaying-"))
     port = free_port()
+    os.environ[PORT] = str(port)
     listen = ("--port" if protocol == "smtp" else "--lmtp", f"tcp:{port}:interface=127.0.0.1")
     servers: dict[str, Server] = {}
     options = {
-        "relay": ("--backend", f"{protocol}:127.0.0.1:{port}"),
+        "relay": ("--backend", relay or f"{protocol}:127.0.0.1:{port}"),
         "next server": ("--backend", f"maildir:{directory}/Maildir", *listen),
     }
-    pairs = [(victim, step) for victim in VICTIMS for step in STEPS]
+    pairs = [(victim, "end")] if victim else [(each, step) for each in VICTIMS for step in STEPS]
     choices.shuffle(pairs)
     try:
         for number in range(cycles + 20):
@@ -276,11 +283,11 @@ def run(cycles: int, seed: int, *, protocol: str = "smtp", report: bool = False)
                         servers[name].close()
                     servers[name] = Server(*options[name])
             name, step = pairs[number % len(pairs)]
-            victim = servers[name] if number < cycles else None
-            load = Load(number, servers["relay"].port, victim, step, result, again, random.Random(choices.random()))
+            killed = servers[name] if number < cycles else None
+            load = Load(number, servers["relay"].port, killed, step, result, again, random.Random(choices.random()))
             asyncio.run(load.run())
-            if victim is not None:
-                victim.process.wait(PATIENCE)
+            if killed is not None:
+                killed.process.wait(PATIENCE)
                 result.kills[name, step] += 1
                 result.cycles += 1
             collect(directory / "Maildir" / "new", result)

@@ -20,6 +20,12 @@ class RelayingTests(SynchronousTestCase):
         self.assertEqual(result.faults, [])
         self.assertEqual(len(result.kills), len(STEPS) * len(VICTIMS))
 
+    def test_found_out(self) -> None:
+        """A relay that answers before the next server has would be found out."""
+        hasty = "python:tests.hastyrelay.make"
+        found = (run(2, seed, relay=hasty, victim="next server").faults for seed in range(10))
+        self.assertTrue(any("was acknowledged and is not there" in "".join(faults) for faults in found))
+
 
 class AccountTests(SynchronousTestCase):
     """The accounting itself."""
