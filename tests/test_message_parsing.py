@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+import re
 from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta, timezone
 from email.message import EmailMessage
@@ -364,6 +365,24 @@ class HostileTests(SynchronousTestCase):
         email, count = self.reads(message, Bounds(depth=5000, parts=5000))
         self.assertEqual(max(part.depth for part in email.parts), 3000)
         self.assertLess(count, 4 * len(message))
+
+    def test_many_boundaries(self) -> None:
+        """A thousand long boundaries cost no expression each."""
+        names = [b"%d%b" % (n, b"." * 190) for n in range(640)]
+        opened = b'Content-Type: multipart/mixed; boundary="%b"\r\n\r\nx\r\n--%b\r\n'
+        message = b"".join(
+            [opened % (name, name) for name in names[:40]]
+            + [
+                opened % (name, name) + b"\r\nhello\r\n--%b--\r\nx\r\n--%b\r\n" % (name, names[39])
+                for name in names[40:]
+            ]
+        )
+        made: list[bytes] = []
+        compile = re.compile
+        self.patch(re, "compile", lambda pattern, flags=0: made.append(pattern) or compile(pattern, flags))
+        email = parse(message, Bounds(parts=2000))
+        self.assertEqual(email.text.count("hello"), 600)
+        self.assertLess(sum(map(len, made)), 300_000)
 
     def test_nested_messages(self) -> None:
         """Three thousand messages within each other are one attachment."""
