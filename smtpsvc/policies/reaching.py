@@ -173,18 +173,34 @@ async def in_time(pending: Deferred[Any], seconds: float, clock: IReactorTime, w
 
     :param what: it is, for the sentence.
     :raises ProgramFailed: if it takes longer; it is cancelled then.
+    :raises CancelledError: if this is cancelled, whatever the other makes of that: endpoints and HTTP clients have
+        errors of their own, and that a client of ours has gone is no fault of the program.
     """
-    late = False
+    late = gone = False
 
     def expire() -> None:
         nonlocal late
         late = True
         pending.cancel()
 
+    def give_up(_: object) -> None:
+        nonlocal gone
+        gone = True
+        pending.cancel()
+
+    waiting: Deferred[Any] = Deferred(give_up)
+
+    def came(outcome: Any) -> None:
+        if not waiting.called:
+            waiting.callback(outcome)
+
+    pending.addBoth(came)
     timer = clock.callLater(seconds, expire)
     try:
-        return await pending
+        return await waiting
     except Exception as error:
+        if gone:
+            raise CancelledError from error
         if late:
             raise ProgramFailed(f"no {what} within {seconds:g} s") from error
         raise
