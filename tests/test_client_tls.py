@@ -7,7 +7,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.cred.portal import Portal
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
@@ -189,7 +189,7 @@ class TLSTests(TestCase):
         reactor.callLater(0.05, waiting.callback, None)  # type: ignore[attr-defined]
         await waiting
         connecting.cancel()
-        await connecting.addErrback(lambda failure: failure.value)
+        self.assertIsInstance(await connecting.addErrback(lambda failure: failure.value), CancelledError)
         closed: Deferred[None] = Deferred()
         reactor.callLater(0.05, closed.callback, None)  # type: ignore[attr-defined]
         await closed

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
@@ -33,7 +34,7 @@ def connect(
     :param options: how; the defaults of :class:`~smtpsvc.client.options.Options` if None.
     :param changes: fields of the options that are to be others: ``tls="opportunistic"``, ``login=Login(...)``.
     :returns: a Deferred of the :class:`~smtpsvc.client.connection.Connection`; fails with a
-        :exc:`~smtpsvc.client.errors.ClientError`. Cancelling it gives up.
+        :exc:`~smtpsvc.client.errors.ClientError`. Cancelled, it gives up, and fails with CancelledError.
     :raises ValueError: for options that make no sense.
     """
     if reactor is None:
@@ -55,11 +56,12 @@ async def open_connection(endpoint: Any, host: str, options: Options, reactor: A
     factory = Factory.forProtocol(lambda: kind(options, clock, host))
     factory.noisy = False
     connecting: Deferred[Any] = endpoint.connect(factory)
-    connecting.addTimeout(options.timeouts.connect, clock)
+    connecting.addTimeout(options.timeouts.connect, clock, _late)
     try:
         protocol = await connecting
-    except CancelledError:
-        raise
+    except (CancelledError, ConnectingCancelledError):
+        # Endpoints have an error of their own; that somebody gave up is no fault of the server.
+        raise CancelledError from None
     except TimeoutError as error:
         seconds = options.timeouts.connect
         raise ConnectFailed(f"{host or 'the server'} did not answer within {seconds:.0f} s", Stage.CONNECT) from error
@@ -67,6 +69,11 @@ async def open_connection(endpoint: Any, host: str, options: Options, reactor: A
         raise ConnectFailed(f"cannot connect to {host or 'the server'}: {error}", Stage.CONNECT) from error
     opened: Connection = await protocol.opened
     return opened
+
+
+def _late(outcome: Any, seconds: float) -> Any:
+    """Say that it took too long; Twisted would do it of some cancelled Deferreds only, not of those of endpoints."""
+    raise TimeoutError(seconds, "connect")
 
 
 def default_port(options: Options) -> int:

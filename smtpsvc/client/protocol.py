@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, IReactorTime, ITLSTransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -237,5 +237,7 @@ class ClientProtocol(Protocol):
         if not self.opened.called:
             self.opened.errback(failure)
 
-    def _cancelled(self, _: object) -> None:
+    def _cancelled(self, opened: Deferred[Connection]) -> None:
+        # First, so that nobody takes it for a fault of the server.
+        opened.errback(CancelledError())
         self.dialogue.fail(ClientError("the opening was cancelled", self.dialogue.stage))
