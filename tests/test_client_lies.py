@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from smtpsvc.client import ClientError, Disconnected, Refused, ServerMisbehaved, Stage, TimedOut, TLSFailed
 from smtpsvc.client.replies import MAX_LINE, MAX_LINES
@@ -79,6 +79,28 @@ class LyingTests(ClientTestCase):
         talk, done = self.begun(EHLO, OK, OK, GO, OK + OK)
         self.assertEqual(self.successResultOf(done).taken, (JOE,))
         self.assertIsInstance(talk.connection.error, ServerMisbehaved)
+
+    def test_before_the_content(self) -> None:
+        """A server that takes a message before it can have it is not believed; a refusal is one at any time."""
+        for ehlo in (EHLO, BARE):
+            talk, done = self.begun(ehlo, OK, OK, GO + OK)
+            self.assertEqual(self.failure(done, ServerMisbehaved).stage, Stage.END)
+            self.assertTrue(talk.transport.gone)
+            talk, done = self.begun(ehlo, OK, OK, GO + b"550 5.7.1 no\r\n", OK)
+            self.failure(done, Refused)
+
+    def test_before_the_content_by_steps(self) -> None:
+        """The same where a transaction is taken step by step."""
+        talk = Talk(chunking=False).greeted()
+        transaction = talk.connection.transaction()
+        for begun, reply in (
+            (transaction.mail(SENDER), OK),
+            (transaction.rcpt(JOE), OK),
+            (transaction.data(), GO + OK),
+        ):
+            talk.receive(reply)
+            self.successResultOf(begun)
+        self.assertRaises(ServerMisbehaved, transaction.write, b"x\r\n")
 
     def test_disconnected(self) -> None:
         """A loss is told at each step; the message may have been delivered once its end was sent, and only then."""
@@ -225,10 +247,10 @@ class OpeningTests(ClientTestCase):
             self.assertTrue(talk.transport.gone)
 
     def test_cancel(self) -> None:
-        """To cancel the opening closes the connection."""
+        """To cancel the opening closes the connection, and is no error of the server's."""
         talk = Talk()
-        talk.opened.addErrback(lambda _: None)
         talk.opened.cancel()
+        self.failureResultOf(talk.opened, CancelledError)
         self.assertTrue(talk.transport.gone)
 
 
