@@ -129,3 +129,11 @@ class ExchangersTests(SynchronousTestCase):
             with self.subTest(address=address):
                 self.assertEqual(self.no_route(self.exchangers({"y.example": [address]})), NO_HOST)
         self.assertEqual(self.places(self.exchangers({"y.example": ["A 127.0.0.1"]}, ignored=())), ["127.0.0.1"])
+
+    def test_ignored_literals(self) -> None:
+        """Nor does a stranger's address literal; our own address would be a loop."""
+        for literal in ("[127.0.0.1]", "[IPv6:::1]", "[IPv6:::ffff:127.0.0.1]", "[0.0.0.0]"):
+            with self.subTest(literal=literal):
+                self.assertEqual(self.no_route(self.exchangers({}), literal), NO_HOST)
+        self.assertEqual(self.places(self.exchangers({}, ignored=()), "[127.0.0.1]"), ["127.0.0.1"])
+        self.assertEqual(self.no_route(self.exchangers({}, own=["192.0.2.5"]), "[192.0.2.5]"), LOOP)

@@ -16,7 +16,8 @@ from smtpsvc.resolver import LookupFailed, MailExchanger, NoSuchName, Resolver
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 #: Where no mail exchanger of somebody else is: this machine, nobody, and everybody. Whoever owns a domain writes its
-#: MX records, and could have us talk to services that trust this machine.
+#: MX records, and whoever names a recipient can write an address literal: both could have us talk to services that
+#: trust this machine.
 IGNORED: Final = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/128", "::1/128", "ff00::/8")
 
 NO_SUCH_DOMAIN: Final = Reply(550, "There is no such domain", "5.1.2")
@@ -76,7 +77,12 @@ class Exchangers:
         :raises NoRoute: if there is none; at the end, if there was one.
         """
         if domain.startswith("["):
-            yield _literal(domain)
+            place = _literal(domain)
+            if place.address in self._own:
+                raise NoRoute(LOOP)
+            if self._is_ignored(place.address):
+                raise NoRoute(NO_HOST)
+            yield place
             return
         hosts = await self._hosts(domain.lower().rstrip("."))
         found = unknown = looping = False
