@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc.client import (
@@ -19,8 +20,10 @@ from smtpsvc.client import (
     NotSent,
     Report,
     Route,
+    Stage,
     send,
 )
+from smtpsvc.client.pool import Budget, Pool
 from tests.mailnet import LOST, OK, SILENT, Net, Site
 from tests.meetings import MESSAGE
 from tests.nameserver import Zone, fake_resolver
@@ -342,6 +345,25 @@ class PoolTests(MailerTestCase):
             self.sent(mailer, f"u@d{n}.example")
         self.assertLessEqual(len(mailer._pools), 3)
         self.assertLessEqual(len(mailer._budget.pools), 3)
+
+
+class BudgetTests(SynchronousTestCase):
+    def test_left(self) -> None:
+        """A pool that wants a connection no more does not keep the next from one that is free."""
+        budget, opened = Budget(1), list[Deferred[Any]]()
+
+        def opener() -> Deferred[Any]:
+            opened.append(Deferred())
+            return opened[-1]
+
+        pools = [Pool(name, opener, Frugality(), budget, Clock()) for name in "abc"]
+        first, second, third = (pool.acquire() for pool in pools)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        opened[0].errback(ConnectFailed("nobody there", Stage.CONNECT))
+        self.failureResultOf(first, ConnectFailed)
+        self.assertEqual(len(opened), 2)
+        self.assertNoResult(third)
 
 
 class EndTests(MailerTestCase):

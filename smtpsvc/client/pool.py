@@ -85,7 +85,8 @@ class Budget:
         """Give one back."""
         self._free += 1
         self._leaving = max(0, self._leaving - 1)
-        if self.waiting:
+        # One that wants none any more must not stand before the others.
+        while self._free and self.waiting:
             pool, _ = self.waiting.popitem(last=False)
             pool.pump()
 
