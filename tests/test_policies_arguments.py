@@ -144,6 +144,11 @@ class AddressesTests(SynchronousTestCase):
         for pattern in ("root@", "root@*"):
             self.check([pattern], ["root@x.example", "ROOT@y.example"], ["toor@x.example", ""])
 
+    def test_quoted(self) -> None:
+        """Nobody gets past a pattern by quotes that change nothing (RFC 5321 §4.1.2)."""
+        for pattern in ("joe@x.example", '"joe"@x.example', "joe@"):
+            self.check([pattern], ['"joe"@x.example', '"J\\oe"@x.example'], ['"joe "@x.example'])
+
     def test_null(self) -> None:
         """The null sender is only itself, and one of all."""
         self.check(["<>"], [""], ["a@x.example"])

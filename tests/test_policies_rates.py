@@ -164,9 +164,9 @@ class KeyTests(RateTestCase):
         self.assertEqual(wire.say("MAIL FROM:<>", "RSET", "MAIL FROM:<>").codes, [250, 250, 250])
 
     def test_recipient(self) -> None:
-        """A mailbox is counted in any case and with any tag, whoever sends."""
+        """A mailbox is counted in any case, with any tag and in quotes, whoever sends."""
         rate = self.rate("2/1m,by=recipient")
-        names = ("b@y.example", "B+tag@y.example", "b+1@Y.example", "c@y.example")
+        names = ("b@y.example", '"B+tag"@y.example', "b+1@Y.example", "c@y.example")
         given = [rate.rcpt(self.envelope(), Recipient(parse_mailbox(name))) for name in names]
         self.assertEqual([answer is None for answer in given], [True, True, False, True])
 

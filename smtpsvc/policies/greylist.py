@@ -32,6 +32,7 @@ from smtpsvc.grammar import replies
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import Outcome
+from smtpsvc.message.mailboxes import unquoted
 from smtpsvc.policies.arguments import Arguments
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.clients import address_of, network_of
@@ -140,12 +141,12 @@ def in_words(seconds: float) -> str:
 
 
 def _folded(address: Address) -> str:
-    return f"{address.local.lower()}@{address.ascii_domain}"
+    return f"{unquoted(address.local).lower()}@{address.ascii_domain}"
 
 
 def _plain(address: Address) -> str:
     """Give what counts of a sender."""
-    local = address.local.lower()
+    local = unquoted(address.local).lower()
     return f"{_NUMBERS.sub('#', local[:1] + local[1:].partition('+')[0])}@{address.ascii_domain}"
 
 

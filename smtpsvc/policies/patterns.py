@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
 from smtpsvc.grammar.addresses import Address, is_address_literal, parse_domain, parse_mailbox
+from smtpsvc.message.mailboxes import unquoted
 from smtpsvc.policies.clients import Clients
 from smtpsvc.values import Peer
 from smtpsvc.watched import WatchedFile
@@ -22,7 +23,8 @@ class Addresses:
 
     ``user@example.com`` is that address, ``example.com`` all in the domain, ``.example.com`` all in its
     subdomains, ``user@`` that user anywhere, ``<>`` the null sender and ``*`` everybody. ``*@example.com`` and
-    ``*.example.com`` may be written too. Case does not matter, and a U-label is the same as its A-label.
+    ``*.example.com`` may be written too. Case and needless quotes do not matter, and a U-label is the same as its
+    A-label.
 
     :raises ValueError: with a sentence, if one is none of these.
     """
@@ -76,7 +78,7 @@ class Addresses:
         if domain in self._domains:
             return True
         if self._exact or self._locals:
-            local = local.lower()
+            local = unquoted(local).lower()
             if (local, domain) in self._exact or local in self._locals:
                 return True
         if self._suffixes:
@@ -90,7 +92,7 @@ class Addresses:
 
 def _local(pattern: str, text: str) -> str:
     try:
-        return parse_mailbox(f"{text}@x.example").local.lower()
+        return unquoted(parse_mailbox(f"{text}@x.example").local).lower()
     except ValueError as error:
         raise ValueError(f"{pattern!r} is no pattern: {error}") from None
 

@@ -26,6 +26,7 @@ from twisted.internet.interfaces import IReactorTime
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import Outcome
+from smtpsvc.message.mailboxes import unquoted
 from smtpsvc.policies.arguments import Arguments, parse_duration
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.clients import network_of
@@ -189,7 +190,7 @@ def _sender(envelope: Envelope) -> str:
 
 @lru_cache(maxsize=4096)
 def _folded(local: str, domain: str) -> str:
-    return f"{local.lower()}@{Address(local, domain).ascii_domain}"
+    return f"{unquoted(local).lower()}@{Address(local, domain).ascii_domain}"
 
 
 def _nobody(envelope: Envelope) -> str:
@@ -198,7 +199,7 @@ def _nobody(envelope: Envelope) -> str:
 
 def _mailbox(recipient: Recipient) -> str:
     address = recipient.address
-    local = address.local.lower()
+    local = unquoted(address.local).lower()
     return f"{local[:1]}{local[1:].partition('+')[0]}@{address.ascii_domain}"
 
 
