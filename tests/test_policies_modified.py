@@ -4,12 +4,13 @@ Tests of smtpsvc.policies.modified and asking: what can be said of any policy, a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -195,6 +196,18 @@ class DeadlineTests(PolicyTestCase):
                 self.clock.advance(0.2)
                 self.assertEqual((wire.codes[2:], len(cancelled)), ([code], 1))
                 self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_deaf_and_gone(self) -> None:
+        """Of a check that heeds no cancelling nothing is left when its client has gone."""
+
+        async def deaf() -> None:
+            with contextlib.suppress(CancelledError):
+                await Deferred()
+            await Deferred()
+
+        wire = self.connect(modified(policy(mail=deaf), deadline=5, clock=self.clock)).say(HELLO, MAIL)
+        wire.hang_up()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_deaf(self) -> None:
         """A check that heeds no cancelling is not waited for, and what comes of it is dropped."""

@@ -117,7 +117,13 @@ class Modified(Front, Policy):
         """Give what comes within the deadline, or else the verdict for what does not."""
         assert self.clock is not None, "modified() has seen to it"
         pending = Deferred.fromCoroutine(outcome)
-        answer: Deferred[Any] = Deferred(lambda _: pending.cancel())
+
+        def give_up(_: object) -> None:
+            # A check may take its time over that.
+            timer.cancel()
+            pending.cancel()
+
+        answer: Deferred[Any] = Deferred(give_up)
 
         def late() -> None:
             log.warn("{policy} took longer than {seconds} s", policy=self.name, seconds=self.deadline)
