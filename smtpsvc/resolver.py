@@ -123,14 +123,17 @@ class _Flight:
         return waiting
 
     def _leave(self, waiting: Deferred[_Answer]) -> None:
-        self._waiting.remove(waiting)
-        if not self._waiting:
-            self._pending.cancel()
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+            if not self._waiting:
+                self._pending.cancel()
 
     def _came(self, answer: _Answer | Failure) -> None:
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            each.callback(answer)
+            # One may have been cancelled by what another has done with the answer.
+            if not each.called:
+                each.callback(answer)
 
 
 class Resolver:

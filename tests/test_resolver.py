@@ -205,6 +205,15 @@ class OpenTests(ResolverTestCase):
             self.assertEqual(self.source.open, left)
         self.assertEqual((self.clock.getDelayedCalls(), resolver._flights), ([], {}))
 
+    def test_cancelled_by_another(self) -> None:
+        """Who waits may be cancelled by what another one does with the answer."""
+        resolver = self.resolver()
+        first, second = (self.begin(resolver.lookup("slow.example", "A")) for _ in range(2))
+        first.addCallback(lambda _: second.cancel())
+        self.clock.advance(3)
+        self.successResultOf(first)
+        self.failureResultOf(second, CancelledError)
+
     def test_at_once(self) -> None:
         """So many questions are open at once; others wait for their turn, and more than may wait fail."""
         self.zone.names.update({f"{n}.slow.example": ["SLOW 1 A 192.0.2.1"] for n in range(7)})
