@@ -20,6 +20,9 @@ from smtpsvc.tlslayer import Securable
 #: 64 KiB is best for plain TCP: beyond 128 KiB each buffer is a mapping of its own.
 _PLAIN_READ: Final = 64 * 1024
 
+#: A client that has more than a read has at most so many in a turn, as long as there is nothing to say to it.
+_READS: Final = 4
+
 _IN: Final = getattr(select, "EPOLLIN", 1)
 _OUT: Final = getattr(select, "EPOLLOUT", 4)
 _MSG_MORE: Final = getattr(socket, "MSG_MORE", 0)
@@ -210,23 +213,30 @@ class DirectServer(Securable, tcp.Server):
 
         :returns: None, or the reason for which the connection is lost.
         """
-        try:
-            data = self.socket.recv(self._read_size)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return main.CONNECTION_LOST
-        if not data:
-            return main.CONNECTION_LOST if self._broken else main.CONNECTION_DONE
-        self.delivering = True
-        try:
-            self.protocol.dataReceived(data)
-        finally:
-            self.delivering = False
-        if self._tempDataLen or self.disconnecting or self._writeDisconnecting:
-            # With the replies to the others that are read in this turn.
-            self._nest.due.append(self)
-        return None
+        reads = 0
+        while True:
+            try:
+                data = self.socket.recv(self._read_size)
+            except BlockingIOError:
+                return None
+            except OSError:
+                return main.CONNECTION_LOST
+            if not data:
+                return main.CONNECTION_LOST if self._broken else main.CONNECTION_DONE
+            self.delivering = True
+            try:
+                self.protocol.dataReceived(data)
+            finally:
+                self.delivering = False
+            if self._tempDataLen or self.disconnecting or self._writeDisconnecting:
+                # With the replies to the others that are read in this turn.
+                self._nest.due.append(self)
+                return None
+            if len(data) < self._read_size:
+                return None
+            reads += 1
+            if reads == _READS or not self._mask & _IN:
+                return None
 
     def made(self, protocol: Any) -> None:
         """

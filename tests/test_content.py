@@ -410,6 +410,28 @@ class FindDamageTests(SynchronousTestCase):
                 text = bytes(octets)
                 self.assertEqual(has_whole_line_ends(text), not bare.search(text), text)
 
+    def test_lines_of_one_length(self) -> None:
+        """In much content of lines of one length each bare CR or LF is found, wherever it stands."""
+        whole = (b"A" * 76 + b"\r\n") * 60
+        bare = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+        for begin, end in itertools.product((0, 1, 75, 76, 78), (0, 1, 75, 77, 78)):
+            clean = whole[begin : len(whole) - end]
+            self.assertEqual(has_whole_line_ends(clean), not bare.search(clean), (begin, end))
+            for octet, at in itertools.product(b"\r\nA", range(0, len(clean), 7)):
+                text = clean[:at] + bytes([octet]) + clean[at + 1 :]
+                self.assertEqual(has_whole_line_ends(text), not bare.search(text), (begin, end, octet, at))
+
+    def test_much_of_anything(self) -> None:
+        """In much content of lines of any length each bare CR or LF is found."""
+        bare = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+        chance = random.Random(5)
+        for width in (0, 1, 38, 39, 40, 41, 4094, 5000):
+            line = b"A" * width
+            for text in (line + b"\r\n", line + b"\n", line + b"\r", line + b"\r\n" + line + b"\n\r"):
+                much = text * (5000 // len(text) + 1)
+                for cut in (much, b"\r\n" + much, b"\n" + much, much + b"\r", much + b"\r\n", chance.randbytes(5000)):
+                    self.assertEqual(has_whole_line_ends(cut), not bare.search(cut), (width, text[-4:]))
+
     def test_octets_that_are_no_line_ends(self) -> None:
         """No other octet is taken for a line end."""
         others = bytes(octet for octet in range(1, 256) if octet not in b"\r\n")

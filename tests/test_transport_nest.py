@@ -153,6 +153,25 @@ class EventTests(Direct, TransportTestCase):
             reads.append(sum(served.reads for served in self.served))
         self.assertEqual(reads, [64, 100, 100])
 
+    async def test_much(self) -> None:
+        """Of a client that sends much four reads are taken in a turn, and none that the protocol does not want."""
+        for pauses, wanted in ((False, 4), (True, 1)):
+            with self.subTest(pauses=pauses):
+                script = {"data": lambda served: served.transport.pauseProducing()} if pauses else {}
+                served, client = await self.connect(**script)
+                served.transport._read_size = 1024
+                client.say(bytes(16 * 1024))
+                nests()[0].doRead()
+                self.assertEqual(served.reads, wanted)
+
+    async def test_much_to_say(self) -> None:
+        """What there is to say to a client that sends much is said before it is read again."""
+        served, client = await self.connect(data=answer)
+        served.transport._read_size = 1024
+        client.say(bytes(16 * 1024))
+        nests()[0].doRead()
+        self.assertEqual(served.reads, 1)
+
     async def test_descriptors(self) -> None:
         """One goes to the connection that it was seen for, not to one that has its descriptor since."""
         listening = socket.create_server((LOOPBACK, 0))

@@ -14,6 +14,8 @@ from io import IncrementalNewlineDecoder
 _DOT = ord(".")
 _CR = ord("\r")
 _NUL = 0  # as an int: "in" takes 25 ns for it, 100 for b"\0"
+_LARGE = 4096  # octets from which on it is worth to see whether lines are of one length
+_WIDE = 40  # octets of such lines, at least
 _END_LENGTH = len(b"\r\n.\r\n")
 _FIRST_END = b".\r\n"  # the CRLF of the DATA command stands before it
 
@@ -60,6 +62,8 @@ def has_whole_line_ends(content: bytes) -> bool:
 
     :param content: any bytes; a CR at its end counts as bare.
     """
+    if len(content) >= _LARGE and _is_regular(content):
+        return True
     # One pass of C at 3.5 GB/s, that sees CRs and LFs *and* that they stand together. The rivals: three counts
     # 0.8; removing all but CR and LF, and count(CRLF) 0.9; possessive re 0.3; two re searches 1.9, but 0.25 with
     # one-octet lines. Removing all but CR and LF (3.9) takes "\rX\n" for a line end.
@@ -67,6 +71,27 @@ def has_whole_line_ends(content: bytes) -> bool:
     scan.decode(content.decode("latin-1"), True)
     seen = scan.newlines
     return seen == "\r\n" or seen is None
+
+
+def _is_regular(content: bytes) -> bool:
+    """
+    Say whether all line ends are whole, and as far from each other as the first two.
+
+    So are those of base64, which is what nearly all large content is; it takes 16 GB/s, and little where it is in vain.
+    """
+    first = content.find(b"\n")
+    width = content.find(b"\n", first + 1) - first
+    if first < 1 or width < _WIDE:
+        return False
+    feeds = content[first::width]
+    count = len(feeds)
+    # The stop is for a CR that comes last: it has no LF.
+    if feeds.count(b"\n") < count or content[first - 1 : -1 : width].count(b"\r") < count:
+        return False
+    # With those out of the way, there must be no other.
+    rest = bytearray(content)
+    rest[first::width] = rest[first - 1 : -1 : width] = bytes(count)
+    return b"\r" not in rest and b"\n" not in rest
 
 
 def find_damage(content: bytes, *, nul: bool = False) -> Damage | None:
