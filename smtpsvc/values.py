@@ -266,6 +266,14 @@ class Envelope:
             self._results = Results()
             return self._results
 
+    def found(self, kind: type[_Value]) -> _Value | None:
+        """Give what policies have put into :attr:`results` of exactly this type, or None."""
+        try:
+            return self._results.get(kind)
+        except AttributeError:
+            # Nobody has looked yet, and so it stays.
+            return None
+
     @property
     def size(self) -> int | None:
         """The size that the client declared (RFC 1870), or None. A promise, not a measurement."""

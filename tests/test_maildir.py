@@ -27,10 +27,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from smtpsvc.backends.maildir import LEFT_OVER, SPOOL_AT, MaildirBackend, MaildirDelivery, Names, make
+from smtpsvc.backends.maildir import APART, SPOOL_AT, MaildirBackend, MaildirDelivery, make
+from smtpsvc.backends.store import LEFT_OVER, Names
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply, TemporaryError
 from smtpsvc.interfaces import IBackend, IDelivery, ISession, IStorage
+from smtpsvc.values import Quarantine
 from tests.disk import ERRNOS, NO_SPACE, Disk, envelope
 
 HEAD = b"Return-Path: <a@x.example>\r\nDelivered-To: b@y.example\r\n"
@@ -626,3 +628,60 @@ class RealTests(TestCase):
             self.assertFalse([thread for thread in threading.enumerate() if thread.name.startswith("maildir ")])
 
         return Deferred.fromCoroutine(check())  # type: ignore[return-value]
+
+
+class QuarantineTests(MaildirTestCase):
+    """What policies want kept apart."""
+
+    def keep(self, reason: str) -> Any:
+        """Send a message that a policy has put into quarantine; give the answer to it."""
+        made = envelope()
+        made.results.put(Quarantine(reason))
+        begun = self.backend.open_session(made.peer, None).data(made)
+        self.disk.run()
+        delivery = self.successResultOf(begun)
+        self.send(delivery, b"Subject: x\r\n\r\ntext\r\n")
+        answer = delivery.finish()
+        self.disk.run()
+        return self.successResultOf(answer)
+
+    def test_kept(self) -> None:
+        """It is in the folder Quarantine with its reason, and other mail is where it always is."""
+        self.assertEqual(self.keep("DMARC: x.example"), KEPT)
+        self.assertEqual(self.keep("again"), KEPT)
+        self.assertEqual(self.files("new"), [])
+        found = sorted(self.files(f"{APART}/new"))
+        fields = HEAD.replace(b"Delivered-To", b"X-Quarantine: DMARC: x.example\r\nDelivered-To", 1)
+        self.assertIn(fields + b"Subject: x\r\n\r\ntext\r\n", found)
+        self.assertEqual(len(found), 2)
+        answer = self.delivery().finish()
+        self.disk.run()
+        self.successResultOf(answer)
+        self.assertEqual(len(self.files("new")), 1)
+
+    def test_reason(self) -> None:
+        """A reason with a stranger's words forges no field."""
+        self.keep("a\r\nX-Evil: b\x00\u20ac" + "c" * 9999)
+        (content,) = self.files(f"{APART}/new")
+        header = content.partition(b"\r\nSubject")[0].split(b"\r\n")
+        names = [line.partition(b":")[0] for line in header]
+        self.assertEqual(names, [b"Return-Path", b"X-Quarantine", b"Delivered-To"])
+        self.assertLess(len(header[1]), 998)
+        self.assertTrue(header[1].isascii())
+
+    def test_no_folder(self) -> None:
+        """If the folder cannot be made, the message is refused, and the next is tried anew."""
+        self.disk.system.fail("mkdir", errno.ENOSPC)
+        made = envelope()
+        made.results.put(Quarantine("x"))
+        begun = self.backend.open_session(made.peer, None).data(made)
+        self.disk.run()
+        self.assertEqual(self.failureResultOf(begun, TemporaryError).value.reply.code, 452)
+        self.assertEqual(self.keep("x"), KEPT)
+
+    def test_stopped(self) -> None:
+        """Its threads end with the service."""
+        self.keep("x")
+        stopped = self.backend.stopService()
+        self.disk.run()
+        self.successResultOf(stopped)

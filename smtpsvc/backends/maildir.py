@@ -4,15 +4,14 @@ Keep each message as a file in a Maildir.
 The argument is the directory; without one it is ``./Maildir``. It is made if it is missing. A
 message is on the disk, and so is its entry in ``new/``, before its client is told 250; messages
 that come at the same time share the wait for the disk. In front of each stand ``Return-Path:`` and
-one ``Delivered-To:`` for each recipient; a message to several recipients is one file.
+one ``Delivered-To:`` for each recipient; a message to several recipients is one file. What a policy
+has put into quarantine is kept in the folder ``.Quarantine`` of the Maildir, with the reason in
+``X-Quarantine:``.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import socket
-import stat
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -24,123 +23,28 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from smtpsvc.backends.commit import HELPERS, Committer, Staged, System, TmpFile, make_maildir, remove, seal_directory
+from smtpsvc.backends.commit import Staged, System, TmpFile
 from smtpsvc.backends.spool import Budget, IThreads, Spool, Threads, refusal
+from smtpsvc.backends.store import Store, check_directory
 from smtpsvc.current import current_reactor
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.replies import Reply
+from smtpsvc.grammar.shown import shown
 from smtpsvc.grammar.trace import delivered_to, return_path
 from smtpsvc.interfaces import IConnection, IStorage
 from smtpsvc.session import Backend, Delivery, Session
 from smtpsvc.settings import KIB
-from smtpsvc.values import Envelope, Peer
+from smtpsvc.values import Envelope, Peer, Quarantine
 
 #: Messages up to this size stay in memory until they are committed; larger ones grow in ``tmp/``.
 SPOOL_AT: Final = 256 * KIB
-#: Threads that write and fsync large messages.
-WRITERS: Final = 16
-#: Files of this age in ``tmp/`` are left-overs: a number that all readers of Maildirs share.
-LEFT_OVER: Final = 36 * 3600
+
+#: The folder for mail in quarantine, in the form of Maildir++ that IMAP servers know.
+APART: Final = ".Quarantine"
+#: Characters of the reason that stand in the message.
+REASON: Final = 500
 
 _log = Logger()
-
-
-class Names:
-    """
-    Makes names for files by the rules of Maildir: no two alike, and nothing of a client in them.
-
-    :param now: the time of day.
-    """
-
-    __slots__ = ("_count", "_now", "_tail")
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
-        self._count = 0
-        host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
-        # The random part keeps apart containers with the same host name and process number.
-        self._tail = f"R{secrets.token_hex(8)}.{host}"
-
-    def make(self) -> str:
-        """Make the next name."""
-        self._count += 1
-        seconds, microseconds = divmod(int(self._now() * 1_000_000), 1_000_000)
-        return f"{seconds}.M{microseconds}P{os.getpid()}Q{self._count}{self._tail}"
-
-
-class Store:
-    """
-    An open Maildir: what its deliveries share while the service runs.
-
-    :param directory: an absolute path.
-    :param budget: counts the content in memory.
-    """
-
-    def __init__(
-        self,
-        directory: str,
-        reactor: IReactorFromThreads,
-        system: System,
-        threads: Callable[[int, IReactorFromThreads, str], IThreads],
-        budget: Budget,
-    ) -> None:
-        self.directory = directory
-        self.system = system
-        self.budget = budget
-        self.names = Names()
-        self.writers = threads(WRITERS, reactor, "maildir writer")
-        self._committers = threads(1 + HELPERS, reactor, "maildir commit")
-        self.committer = Committer(directory, self._committers, reactor, system)
-        self._under_way = 0
-        self._none: Deferred[None] | None = None
-
-    def begin(self) -> None:
-        """Something begins that must end before :meth:`stop` has come true."""
-        self._under_way += 1
-
-    def end(self) -> None:
-        """It has ended."""
-        self._under_way -= 1
-        if self._none is not None and not self._under_way:
-            none, self._none = self._none, None
-            none.callback(None)
-
-    def clean(self, now: float) -> None:
-        """
-        Have a thread remove the left-overs of crashes from ``tmp/``; it changes regular files only.
-
-        :param now: the time of day.
-        """
-
-        def done(result: object) -> None:
-            if isinstance(result, Failure):
-                _log.failure("The left-overs in tmp/ could not be removed", result)
-            self.end()
-
-        self.begin()
-        self.writers.defer(lambda: self._clean(now)).addBoth(done)
-
-    def _clean(self, now: float) -> None:
-        with os.scandir(os.path.join(self.directory, "tmp")) as entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISREG(status.st_mode) and now - status.st_mtime > LEFT_OVER:
-                    remove(entry.path, self.system)
-
-    def stop(self) -> Deferred[None]:
-        """
-        End the threads.
-
-        :returns: fires when all commits under way are answered and the threads have ended.
-        """
-        none: Deferred[None] = succeed(None)
-        if self._under_way:
-            none = self._none = Deferred()
-        ended = none.addCallback(lambda _: gatherResults([self.writers.stop(), self._committers.stop()]))
-        return ended.addCallback(lambda _: None)
 
 
 class MaildirDelivery(Delivery):
@@ -148,11 +52,14 @@ class MaildirDelivery(Delivery):
 
     __slots__ = ("_file", "_id", "_spool", "_store")
 
-    def __init__(self, store: Store, envelope: Envelope) -> None:
+    def __init__(self, store: Store, envelope: Envelope, before: bytes = b"") -> None:
+        """
+        :param before: header fields, which stand behind Return-Path.
+        """
         self._store = store
         self._id = envelope.id
         self._file = TmpFile(store.directory, store.names.make(), store.system)
-        fields = [return_path(envelope.sender)]
+        fields = [return_path(envelope.sender), before]
         fields += [delivered_to(recipient.address) for recipient in envelope.recipients]
         self._spool = Spool(
             self._file.write, store.writers.defer, store.budget, SPOOL_AT, envelope.id, b"".join(fields)
@@ -235,16 +142,22 @@ class MaildirSession(Session):
     def __init__(self, backend: MaildirBackend) -> None:
         self._backend = backend
 
-    def data(self, envelope: Envelope) -> MaildirDelivery | Reply:
+    def data(self, envelope: Envelope) -> MaildirDelivery | Reply | Deferred[MaildirDelivery]:
         """
-        Begin a message.
+        Begin a message. Waits for the disk if it is the first one in quarantine.
 
         :returns: 421 once the backend is stopped.
         :raises RuntimeError: if it was never started.
         """
         backend = self._backend
         if backend.store is not None:
-            return MaildirDelivery(backend.store, envelope)
+            quarantine = envelope.found(Quarantine)
+            if quarantine is None:
+                return MaildirDelivery(backend.store, envelope)
+            reason = shown(quarantine.reason.encode("ascii", "backslashreplace"))[:REASON]
+            _log.info("Message {id} goes into quarantine: {reason}", id=envelope.id, reason=reason)
+            fields = b"X-Quarantine: %b\r\n" % reason.encode()
+            return backend.open_apart(envelope.id).addCallback(MaildirDelivery, envelope, fields)
         if not backend.started:
             raise RuntimeError("The Maildir is not open: startService() of its backend was not called")
         return replies.SHUTTING_DOWN
@@ -283,6 +196,7 @@ class MaildirBackend(Backend, Service):
         self._threads = threads
         self._budget = Budget() if memory is None else Budget(memory)
         self._session = MaildirSession(self)
+        self._apart: Store | None = None
 
     def __repr__(self) -> str:
         return f"<MaildirBackend {self.directory!r}>"
@@ -339,14 +253,51 @@ class MaildirBackend(Backend, Service):
         """
         directory = os.path.abspath(self.directory)
         try:
-            self._check(directory)
+            check_directory(directory, self._system)
         except OSError as error:
             raise _unkept(directory, error.strerror) from error
         self.directory = directory
-        self.store = Store(directory, self._reactor or current_reactor(), self._system, self._threads, self._budget)
+        self.store = self._open(directory)
         self.started = True
-        self.store.clean(time.time())
         super().startService()  # type: ignore[no-untyped-call]
+
+    def open_apart(self, message: str) -> Deferred[Store]:
+        """
+        Open the folder for mail in quarantine, which is made if it is missing.
+
+        :param message: the id of the message that needs it, for the log.
+        :returns: fails with a :class:`~smtpsvc.TemporaryError` if it cannot be made.
+        """
+        store = self.store
+        assert store is not None
+        if self._apart is not None:
+            return succeed(self._apart)
+        directory = os.path.join(self.directory, APART)
+
+        def check() -> None:
+            try:
+                check_directory(directory, self._system)
+            except OSError as error:
+                raise refusal(error, message) from error
+
+        def done(result: None) -> Store:
+            if self._apart is None:
+                self._apart = self._open(directory)
+            return self._apart
+
+        store.begin()
+
+        def end(result: Any) -> Any:
+            store.end()
+            return result
+
+        return store.writers.defer(check).addCallback(done).addBoth(end)
+
+    def _open(self, directory: str) -> Store:
+        reactor = self._reactor or current_reactor()
+        store = Store(directory, reactor, self._system, self._threads, self._budget)
+        store.clean(time.time())
+        return store
 
     def stopService(self) -> Deferred[None]:
         """
@@ -355,20 +306,8 @@ class MaildirBackend(Backend, Service):
         :returns: fires when all commits under way are answered and the threads have ended.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        store, self.store = self.store, None
-        return store.stop() if store is not None else succeed(None)
-
-    def _check(self, directory: str) -> None:
-        make_maildir(directory, self._system)
-        seal_directory(directory, self._system)
-        new, tmp = (os.path.join(directory, name) for name in ("new", "tmp"))
-        if os.stat(new).st_dev != os.stat(tmp).st_dev:
-            raise OSError(0, "its tmp/ and new/ are on different file systems")
-        if not os.access(new, os.W_OK | os.X_OK):
-            raise OSError(0, "its new/ cannot be written to")
-        probe = os.path.join(tmp, Names().make())
-        self._system.close(self._system.open(probe))
-        self._system.unlink(probe)
+        stores, self.store, self._apart = (self.store, self._apart), None, None
+        return gatherResults([store.stop() for store in stores if store is not None]).addCallback(lambda _: None)
 
 
 def _keeps_files(directory: str) -> bool:
