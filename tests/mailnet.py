@@ -70,10 +70,10 @@ class Link:
         protocol.makeConnection(self.transport)
         self.answer("")
 
-    def answer(self, verb: str, line: str = "") -> None:
+    def answer(self, verb: str, line: str = "") -> bytes:
         """Give the reply that the site has for a verb; or lose the connection."""
-        reply = self.site.replies.get(verb, OK)
-        reply = reply(line) if callable(reply) else reply
+        found = self.site.replies.get(verb, OK)
+        reply: bytes = found(line) if callable(found) else found
         if reply == LOST:
             self.lose()
         elif reply == SILENT:
@@ -83,6 +83,7 @@ class Link:
             self.protocol.dataReceived(reply)
             if reply.startswith(b"421"):
                 self.lose()
+        return reply
 
     def lose(self) -> None:
         """Lose the connection."""
@@ -113,9 +114,11 @@ class Link:
             text = line.decode()
             self.lines.append(text)
             verb = text[:4].upper()
-            if verb == "RCPT":
+            if verb in ("MAIL", "RSET"):
+                self._recipients = []
+            reply = self.answer(verb, text)
+            if verb == "RCPT" and reply.startswith(b"250"):
                 self._recipients.append(text[9:].partition(">")[0])
-            self.answer(verb, text)
             if verb == "QUIT":
                 self.lose()
         if self.transport.gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from email.message import EmailMessage
 from typing import Any
 
@@ -24,7 +25,7 @@ from smtpsvc.client import (
     send,
 )
 from smtpsvc.client.pool import Budget, Pool
-from tests.mailnet import LOST, OK, SILENT, Net, Site
+from tests.mailnet import LOST, OK, SILENT, USUAL, Net, Site
 from tests.meetings import MESSAGE
 from tests.nameserver import Zone, fake_resolver
 
@@ -401,6 +402,35 @@ class EndTests(MailerTestCase):
         self.assertRaises((CancelledError, ClientError), self.net.result, done)
         self.assertEqual((self.sites[0].open, mailer.connections), (0, 0))
 
+    def test_cancel_neighbour(self) -> None:
+        """The message behind it on the same connection goes by another."""
+        for step in ("MAIL", "RCPT", "DATA", "."):
+            with self.subTest(step=step):
+                mailer = self.smarthost(Site({step: SILENT}), frugality=Frugality(per_server=1))
+                first = mailer.send(MESSAGE, SENDER, JOE)
+                self.net.settle()
+                second = mailer.send(MESSAGE, SENDER, ANN)
+                self.net.settle()
+                self.sites[0].replies = dict(USUAL)
+                first.cancel()
+                self.failureResultOf(first)
+                self.assertEqual(fates(self.net.result(second)), ["delivered"])
+
+    def test_broken_off_neighbour(self) -> None:
+        """That a server breaks a message off is no refusal of the one behind it."""
+        mailer = self.smarthost(Site({"DATA": SILENT}), frugality=Frugality(per_server=1))
+        first = mailer.send(b"Subject: x\r\n\r\n" + b"x\r\n" * 1_000_000, SENDER, JOE)
+        self.net.settle()
+        second = mailer.send(MESSAGE, SENDER, ANN)
+        self.net.settle()
+        self.sites[0].replies = dict(USUAL)
+        [link] = self.sites[0].links
+        link.transport.producer.pauseProducing()
+        link.protocol.dataReceived(b"354 Go on\r\n")
+        link.protocol.dataReceived(b"554 5.7.1 virus\r\n")
+        self.assertEqual(fates(self.net.result(second)), ["delivered"])
+        self.assertEqual(fates(self.net.result(first)), ["refused"])
+
     def test_content_fails(self) -> None:
         """What the source of the content raises comes out as it is."""
 
@@ -486,6 +516,68 @@ class SendTests(MailerTestCase):
         with self.assertRaises(NotSent) as caught:
             self.net.result(self.one(MESSAGE, SENDER, JOE))
         self.assertTrue(caught.exception.maybe_delivered)
+
+
+class RandomTests(MailerTestCase):
+    """Servers that do what they like."""
+
+    def check(self, seed: int) -> None:
+        """Send many messages to servers that refuse, defer and vanish at random; look at every fate."""
+        chance = random.Random(seed)
+        taken: dict[tuple[str, str], int] = {}
+        lost: set[tuple[str, str]] = set()
+
+        def some(_: str) -> bytes:
+            return chance.choices([OK, NOT_NOW, NEVER, LOST, b"421 4.3.2 Bye\r\n"], [30, 2, 1, 1, 1])[0]
+
+        def end(site: Site) -> bytes:
+            reply = some("")
+            recipients, content = site.messages[-1]
+            for each in recipients if content.strip() else ():
+                if reply == OK:
+                    taken[content.decode(), each] = taken.get((content.decode(), each), 0) + 1
+                elif reply == LOST:
+                    lost.add((content.decode(), each))
+            return reply
+
+        sites = [Site(dict.fromkeys(("MAIL", "RCPT", "DATA"), some)) for _ in range(3)]
+        for site in sites:
+            site.replies["."] = lambda _, site=site: end(site)
+            site.replies["DATA"] = lambda _: b"354 Go\r\n" if chance.random() < 0.95 else NOT_NOW
+            site.replies[""] = lambda _: b"220 x\r\n" if chance.random() < 0.9 else LOST
+        zone = {f"d{n}.example": [f"MX {chance.randrange(3)} h{h}.example" for h in range(3)] for n in range(4)}
+        zone.update({f"h{h}.example": [f"A 192.0.2.{h + 1}"] for h in range(3)})
+        bounds = Frugality(
+            per_server=chance.randint(1, 3), connections=chance.randint(1, 5), messages=chance.randint(1, 9), back_off=0
+        )
+        if seed % 2:
+            mailer = self.mailer(*sites, zone=zone, frugality=bounds)
+        else:
+            mailer = self.smarthost(*sites, frugality=bounds)
+        running = {}
+        for number in range(40):
+            to = [f"u{k}@d{chance.randrange(4)}.example" for k in range(chance.randint(1, 3))]
+            content = b"Subject: %d\r\n\r\ntext\r\n" % number
+            running[content.decode()] = mailer.send(content, SENDER, to)
+            if chance.random() < 0.3:
+                self.net.settle()
+                self.net.advance(chance.choice([0, 1, 40]))
+            self.assertLessEqual(sum(site.open for site in sites), bounds.connections)
+        for content, done in running.items():
+            report: Report = self.net.result(done)
+            for each in report.recipients:
+                times = taken.get((content, each.address), 0)
+                self.assertEqual(times, each.fate is Fate.DELIVERED, (seed, content, str(each)))
+                if each.fate is Fate.UNKNOWN:
+                    self.assertIn((content, each.address), lost)
+        self.net.result(mailer.close())
+        self.assertEqual(([site.open for site in sites], self.net.getDelayedCalls()), ([0, 0, 0], []))
+
+    def test_random(self) -> None:
+        """Whatever they do, each recipient has the right fate, gets nothing twice, and nothing stays open."""
+        for seed in range(60):
+            with self.subTest(seed=seed):
+                self.check(seed)
 
 
 class FrugalityTests(SynchronousTestCase):
