@@ -25,7 +25,7 @@ from smtpsvc.client import (
     send,
 )
 from smtpsvc.client.pool import Budget, Pool
-from tests.mailnet import LOST, OK, SILENT, USUAL, Net, Site
+from tests.mailnet import LOST, OK, SILENT, Net, Site
 from tests.meetings import MESSAGE
 from tests.nameserver import Zone, fake_resolver
 
@@ -401,35 +401,6 @@ class EndTests(MailerTestCase):
         self.net.settle()
         self.assertRaises((CancelledError, ClientError), self.net.result, done)
         self.assertEqual((self.sites[0].open, mailer.connections), (0, 0))
-
-    def test_cancel_neighbour(self) -> None:
-        """The message behind it on the same connection goes by another."""
-        for step in ("MAIL", "RCPT", "DATA", "."):
-            with self.subTest(step=step):
-                mailer = self.smarthost(Site({step: SILENT}), frugality=Frugality(per_server=1))
-                first = mailer.send(MESSAGE, SENDER, JOE)
-                self.net.settle()
-                second = mailer.send(MESSAGE, SENDER, ANN)
-                self.net.settle()
-                self.sites[0].replies = dict(USUAL)
-                first.cancel()
-                self.failureResultOf(first)
-                self.assertEqual(fates(self.net.result(second)), ["delivered"])
-
-    def test_broken_off_neighbour(self) -> None:
-        """That a server breaks a message off is no refusal of the one behind it."""
-        mailer = self.smarthost(Site({"DATA": SILENT}), frugality=Frugality(per_server=1))
-        first = mailer.send(b"Subject: x\r\n\r\n" + b"x\r\n" * 1_000_000, SENDER, JOE)
-        self.net.settle()
-        second = mailer.send(MESSAGE, SENDER, ANN)
-        self.net.settle()
-        self.sites[0].replies = dict(USUAL)
-        [link] = self.sites[0].links
-        link.transport.producer.pauseProducing()
-        link.protocol.dataReceived(b"354 Go on\r\n")
-        link.protocol.dataReceived(b"554 5.7.1 virus\r\n")
-        self.assertEqual(fates(self.net.result(second)), ["delivered"])
-        self.assertEqual(fates(self.net.result(first)), ["refused"])
 
     def test_content_fails(self) -> None:
         """What the source of the content raises comes out as it is."""

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from smtpsvc.client.dialogue import Dialogue
 from smtpsvc.client.envelope import Opening
-from smtpsvc.client.errors import ClientError, Refused, ServerMisbehaved, Stage
+from smtpsvc.client.errors import ClientError, Disconnected, Refused, ServerMisbehaved, Stage
 from smtpsvc.client.owner import Owner
 from smtpsvc.client.result import RecipientResult, Result
 from smtpsvc.client.streaming import WINDOW, ChunkOutlet, DotOutlet, Outlet
@@ -49,6 +49,8 @@ class Transaction:
     _due = 0
     _last_sent = False
     _over = False
+    # What went wrong with it alone; to the messages behind it the connection is lost, and no more.
+    _own: ClientError | None = None
     # How it ended, before somebody has asked.
     _outcome: Result | BaseException | None = None
     _asked = False
@@ -136,7 +138,7 @@ class Transaction:
         """
         dialogue, outlet = self._dialogue, self._outlet
         if dialogue.error is not None:
-            raise dialogue.error
+            raise self._own or dialogue.error
         if outlet is None:
             raise RuntimeError("data() comes first")
         if outlet.refusal is not None:
@@ -189,7 +191,7 @@ class Transaction:
         self._over = True
         self._dialogue.active = None
         if isinstance(self._outlet, DotOutlet) or self._last_sent:
-            self._dialogue.fail(ClientError("the message was given up", Stage.CONTENT))
+            self._dialogue.fail(Disconnected("a message was given up in its middle", Stage.CONTENT))
         elif self._dialogue.error is None:
             self._connection.reset_after(ready)
         self._connection.ended(self)
@@ -364,7 +366,7 @@ class Transaction:
         self._over = True
         refused = self._mail is not None and self._mail.code >= 400
         unknown = len(self.replies) < len(self._names) or self.taken > 0
-        mine = error.again()
+        mine = (self._own or error).again()
         mine.maybe_delivered = self._last_sent and not refused and unknown
         mine.result = self._result()
         self._connection.ended(self)
@@ -373,10 +375,11 @@ class Transaction:
     def interrupted(self, reply: Reply) -> None:
         """The server refuses the message while it is being sent: there is no way on but to close."""
         self._unopened = reply
-        self._dialogue.fail(Refused("the server broke the message off", Stage.CONTENT, reply))
+        self._own = Refused("the server broke the message off", Stage.CONTENT, reply)
+        self._dialogue.fail(Disconnected("the server broke a message off", Stage.CONTENT))
 
     def _cancelled(self, done: Deferred[Result]) -> None:
         self._over = True
         self._dialogue.active = None
-        self._dialogue.fail(ClientError("the sending was cancelled", self._dialogue.stage))
+        self._dialogue.fail(Disconnected("the sending of a message was cancelled", self._dialogue.stage))
         self._connection.ended(self)
