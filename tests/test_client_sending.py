@@ -443,6 +443,41 @@ class ReuseTests(ClientTestCase):
         self.assertTrue(talk.transport.gone)
         self.assertIsNotNone(talk.connection.error)
 
+    def test_source_is_closed(self) -> None:
+        """A source that waits for something is ended with the connection, and with the sending."""
+        closed: list[str] = []
+
+        async def pieces() -> Any:
+            try:
+                yield b"Subject: x\r\n"
+                await Deferred()
+            finally:
+                closed.append("closed")
+
+        for end in (lambda talk, done: talk.hang_up(), lambda talk, done: done.cancel()):
+            closed.clear()
+            talk = Talk().greeted()
+            done = talk.connection.send(SENDER, [JOE], pieces())
+            talk.receive(TAKEN, TAKEN, b"354 go\r\n")
+            self.assertEqual(closed, [])
+            end(talk, done)
+            self.failureResultOf(done)
+            self.assertEqual(closed, ["closed"])
+
+    def test_source_closes(self) -> None:
+        """A source may close the connection itself."""
+
+        def pieces() -> Any:
+            yield b"Subject: x\r\n"
+            talk.connection.abort()
+            yield b"\r\n"
+
+        talk = Talk().greeted()
+        done = talk.connection.send(SENDER, [JOE], pieces())
+        talk.receive(TAKEN, TAKEN, b"354 go\r\n")
+        self.failureResultOf(done)
+        self.assertTrue(talk.transport.gone)
+
 
 class QueueTests(ClientTestCase):
     def test_follows_the_content(self) -> None:

@@ -4,14 +4,14 @@ A whole message in one go: as few turns as the server allows, and no Deferred fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from smtpsvc.client.body import Source
 from smtpsvc.client.envelope import any_international
-from smtpsvc.client.errors import ContentRefused, Refused, Stage
+from smtpsvc.client.errors import ClientError, ContentRefused, Refused, Stage
 from smtpsvc.client.owner import Owner
 from smtpsvc.client.result import Result
 from smtpsvc.client.streaming import Outlet, pour
@@ -48,6 +48,8 @@ class Sending(Transaction):
     _started = False
     # More stood behind the 354: it was said before any content was there.
     _hasty = False
+    # What hands the content on, while it waits for the server or for its source.
+    _pouring: tuple[Coroutine[Any, Any, None], Deferred[None]] | None = None
     #: True if it fails with :exc:`~smtpsvc.client.errors.Refused` where nobody was taken.
     raises = False
 
@@ -149,9 +151,20 @@ class Sending(Transaction):
     def _cancelled(self, done: Deferred[Result]) -> None:
         if self._started:
             super()._cancelled(done)
+            self._stop_pouring()
             return
         self._over = True
         self._connection.ended(self)
+
+    def failed(self, error: ClientError) -> None:
+        """The connection is gone."""
+        super().failed(error)
+        self._stop_pouring()
+
+    def _stop_pouring(self) -> None:
+        """Let the source of the content end, which may wait for something that never comes."""
+        if self._pouring is not None and not self._pouring[0].cr_running:  # type: ignore[attr-defined]
+            self._pouring[1].cancel()
 
     # The replies.
 
@@ -241,7 +254,8 @@ class Sending(Transaction):
         if whole is not None and len(whole) <= INLINE:
             self._finish(outlet, whole)
             return
-        Deferred.fromCoroutine(self._pour(outlet))
+        pouring = self._pour(outlet)
+        self._pouring = pouring, Deferred.fromCoroutine(pouring)
 
     async def _pour(self, outlet: Outlet) -> None:
         try:
