@@ -73,6 +73,13 @@ class MixedTests(SynchronousTestCase):
         notify = meeting(ScriptedBackend(rcpt=PermanentError("no such sender", "5.1.1")))
         self.assertEqual(self.relayed(None, FULL, notify=notify).say(MAIL, RCPT, ANN, "DATA", TEXT).codes[-1], 250)
 
+    def test_cannot_be_written(self) -> None:
+        """If it cannot be written nobody can be told, and the connection for it is free again."""
+        relayed = self.relayed(None, FULL)
+        relayed.backend._notifier._reporter = "no name\n"
+        self.assertEqual(relayed.say(MAIL, RCPT, ANN, "DATA", TEXT).codes[-1], 250)
+        self.assertEqual(len(relayed.hops[-1].hop._idle), 1)
+
     def test_each_answered(self) -> None:
         """Where each recipient has a reply, nobody needs a notification."""
         relayed = self.relayed(None, FULL, role=Role.LMTP).say(MAIL, RCPT, ANN, "DATA", TEXT)

@@ -59,17 +59,17 @@ class Notifier:
             _log.error("{id}: the sender cannot be notified: {error}", id=envelope.id, error=error)
             return False
         international = None if "SMTPUTF8" in connection.capabilities else False
-        made = notification(
-            envelope,
-            fates,
-            header,
-            reporter=self._reporter,
-            now=self._seconds(),
-            complete=False,
-            international=international,
-        )
-        assert made is not None, "somebody wants it"
         try:
+            made = notification(
+                envelope,
+                fates,
+                header,
+                reporter=self._reporter,
+                now=self._seconds(),
+                complete=False,
+                international=international,
+            )
+            assert made is not None, "somebody wants it"
             await connection.send(
                 made.sender,
                 [made.recipient],
