@@ -56,7 +56,10 @@ def bdat(conversation: Any, chunk: Chunk) -> Any:
         delivery = conversation.session.data(conversation.envelope)
     except Exception:
         delivery = Failure()
-    deferred = None if type(delivery) in conversation.factory.deliveries else deferred_of(delivery)
+    if type(delivery) in conversation.factory.deliveries and conversation.mode is not CLOSED:
+        # As in _begin, for a delivery of a kind that came before.
+        return ChunkReceiver(conversation, delivery, None).take(chunk)
+    deferred = deferred_of(delivery)
     if deferred is None:
         return _begin(conversation, chunk, delivery)
     conversation.settle(

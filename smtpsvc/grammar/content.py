@@ -295,5 +295,7 @@ class ChunkDecoder:
         self._open = looked_at[-1] == _CR
         if self._open:
             looked_at = looked_at[:-1]
+        if has_whole_line_ends(looked_at) and _NUL not in looked_at:
+            return True
         self.damaged = find_damage(looked_at)
-        return self.damaged is None
+        return False

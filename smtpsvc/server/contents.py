@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.grammar.states import State
-from smtpsvc.server.channel import BY_MEMORY, CONTENT, LINES, PARTING
+from smtpsvc.server.channel import BY_MEMORY, CLOSED, CONTENT, LINES, PARTING
 from smtpsvc.server.opening import Opening
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ _CHUNKS: Final = State.CHUNKS.value
 class Contents(Opening):
     """The part of a conversation that has a receiver: while content comes, and between two chunks of it."""
 
-    __slots__ = ("_state", "receiver")
+    __slots__ = ("_state", "enhanced", "receiver")
 
     _state: int
+    enhanced: bool
     receiver: Receiving | None
 
     if TYPE_CHECKING:
@@ -39,7 +40,11 @@ class Contents(Opening):
         :param verb: that brought it.
         :param last: no other reply to it follows; a connection is not closed by one before the last.
         """
-        self._answer(self.tables.verbs[verb], reply, last)
+        if reply.notable or self.mode is CLOSED or self.factory.watch.replied:
+            self._answer(self.tables.verbs[verb], reply, last)
+        else:
+            # As _answer does for what needs no note; neither verb is a plain one.
+            self.channel.out.append(reply.wire(self.enhanced))
 
     def receive(self, receiver: Receiving) -> None:
         """What comes next is content, for *receiver*."""

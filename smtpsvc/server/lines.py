@@ -29,10 +29,9 @@ _LONGEST_VERB: Final = 64
 class Lines(Contents):
     """The part of a conversation that takes command lines."""
 
-    __slots__ = ("enhanced", "tables")
+    __slots__ = ("tables",)
 
     tables: Tables
-    enhanced: bool
 
     if TYPE_CHECKING:
 
@@ -73,11 +72,11 @@ class Lines(Contents):
             outcome = error.reply
         except Exception:
             outcome = self.failed(Failure(), verb.name)
-        if type(outcome) is not Reply or outcome.notable or self.mode is CLOSED or self.factory.watch.replied:
-            self._proceeded(verb, outcome)
-        else:
+        if type(outcome) is Reply and not (outcome.notable or self.mode is CLOSED or self.factory.watch.replied):
             # As _answer does for what needs no note.
             self.channel.out.append(outcome.wire(self.enhanced and not verb.plain))
+        elif outcome is not LATER:
+            self._proceeded(verb, outcome)
         return True
 
     def line_received(self, line: bytes) -> None:
@@ -94,7 +93,7 @@ class Lines(Contents):
         """Answer what a verb's proceed gave: now, or when it comes."""
         if isinstance(outcome, Reply):
             self._answer(verb, outcome)
-        elif outcome is not LATER:
+        else:
             self.settle(outcome, lambda value: self._settled(verb, value), hook=verb.name)
 
     def _understand(self, line: bytes) -> Command | None:

@@ -84,10 +84,12 @@ class Ending:
         if conversation.factory.watch.message is not None:
             self.report([reply] * len(self.envelope.recipients))
         pending = conversation.begin_again()
-        if pending is None:
+        if pending is not None:
+            conversation.settle(pending, lambda _: self._answer(reply))
+        elif conversation.tables.lmtp:
             self._answer(reply)
         else:
-            conversation.settle(pending, lambda _: self._answer(reply))
+            conversation.answer_message(reply, self.verb)
 
     def _answer(self, reply: Reply) -> None:
         conversation = self.conversation
