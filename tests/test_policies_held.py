@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from smtpsvc.backends.function import TemporaryContent
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import PermanentError, Reply, SMTPError
-from smtpsvc.message.fields import field
+from smtpsvc.message.fields import Header, field
+from smtpsvc.policies import held as held_module
 from smtpsvc.policies.chain import Policy, with_policies
 from smtpsvc.policies.held import HeldMessage
 from smtpsvc.policies.prepended import prepend, put_before
@@ -302,6 +303,18 @@ class ChangeTests(SynchronousTestCase):
         file.seek(place)
         self.assertEqual(file.read(), held.content[place:])
         self.assertEqual(file.seek(0, io.SEEK_END), len(held.content))
+
+    def test_read_once(self) -> None:
+        """However many policies look at the header, it is read once; and none sees what another does to its own."""
+        held = message(b"Subject: x\r\n\r\nbody")
+        made = []
+        self.patch(held_module, "Header", lambda octets: made.append(octets) or Header(octets))
+        held.header.remove("Subject")
+        headers = [held.header_as_it_came() for _ in range(3)]
+        headers[0].remove("Subject")
+        self.assertEqual([len(each) for each in (held.header, *headers)], [0, 0, 1, 1])
+        self.assertEqual(len(made), 1)
+        self.assertEqual(held.content, b"\r\nbody")
 
     def test_long_header(self) -> None:
         """A header that is longer than a piece is found whole; beyond a MiB it is refused with 552."""

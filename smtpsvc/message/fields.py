@@ -104,6 +104,13 @@ class Header:
     def __repr__(self) -> str:
         return f"<Header of {len(self._fields)} fields>"
 
+    def copy(self) -> Header:
+        """Give another one of the same fields, which can be changed without this."""
+        made = Header.__new__(Header)
+        made._fields = list(self._fields)
+        made._end = self._end
+        return made
+
     def find(self, name: str, n: int = 0) -> Field | None:
         """
         Find the n-th field of a name.

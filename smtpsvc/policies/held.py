@@ -90,11 +90,12 @@ class HeldMessage(Message):
     ``sender`` are as the client said.
     """
 
-    __slots__ = ("_added", "_body", "_header", "_header_size", "_last", "_removed", "_sender", "_stored")
+    __slots__ = ("_added", "_body", "_came", "_header", "_header_size", "_last", "_removed", "_sender", "_stored")
 
     def __init__(self, envelope: Envelope, content: bytes | TemporaryContent) -> None:
         super().__init__(envelope, content)
         self._stored: Stored = _Octets(content) if isinstance(content, bytes) else content
+        self._came: Header | None = None
         self._header: Header | None = None
         self._header_size = 0
         self._body: Stored | None = None
@@ -114,7 +115,7 @@ class HeldMessage(Message):
         """
         self._check()
         if self._header is None:
-            self._header, self._header_size = self._read_header()
+            self._header = self.header_as_it_came()
         return self._header
 
     def _read_header(self) -> tuple[Header, int]:
@@ -137,7 +138,10 @@ class HeldMessage(Message):
         :raises ValueError: if the message is closed.
         """
         self._check()
-        return self._read_header()[0]
+        if self._came is None:
+            # Several policies look at it, and to read one of a MiB takes up to half a second.
+            self._came, self._header_size = self._read_header()
+        return self._came.copy()
 
     def open_as_it_came(self) -> io.BufferedReader:
         """
@@ -260,6 +264,7 @@ class HeldMessage(Message):
         super().close()
         self._stored, self._body = _Octets(), None
         self._last.clear()
+        self._came = None
 
     @property
     def in_memory(self) -> bool:
