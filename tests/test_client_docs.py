@@ -46,6 +46,28 @@ class SendingTests(TestCase):
         with redirect_stdout(self.printed):
             return await self.example[name](("127.0.0.1", port.getHost().port), *args, **more)
 
+    async def test_post(self) -> None:
+        """One call sends, and the report is printed."""
+        await self.call("post")
+        names = ("bert@example.org", "cleo@example.net")
+        lines = "".join(rf"delivered {name} by 127\.0\.0\.1: 250 .*\n" for name in names)
+        self.assertRegex(self.printed.getvalue(), rf"\A{lines}\Z")
+        self.assertNotIn(b"Bcc", self.backend.messages[0].content)
+
+    async def test_newsletter(self) -> None:
+        """The mailer sends to many, and tells who is gone."""
+        readers = [f"r{number}@example.org" for number in range(5)]
+        self.assertEqual(await self.call("newsletter", readers, MESSAGE), [])
+        self.assertEqual(len(self.backend.messages), 5)
+        gone = await self.call("newsletter", readers[:1], MESSAGE, backend=ScriptedBackend(rcpt=[NO_SUCH_USER]))
+        self.assertEqual(gone, readers[:1])
+
+    def test_branches(self) -> None:
+        """Routes are for domains."""
+        mailer = self.example["branches"](self.example["OFFICE"])
+        self.assertIs(mailer._routes.find("a.Example.com"), self.example["OFFICE"])
+        self.assertEqual(mailer._routes.find("example.org").servers, ())
+
     async def test_send(self) -> None:
         """The first example sends, and prints who was refused."""
         backend = ScriptedBackend(rcpt=[None, NO_SUCH_USER])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -12,12 +15,13 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc.send.__main__ import make_options, parse_where, send
-from smtpsvc.send.options import read
+from smtpsvc.send.options import parser, read
 from smtpsvc.send.transcript import Transcript
 from smtpsvc.values import TLSInfo
 from tests.certificates import AUTHORITY
 from tests.live import ROOT, Server, run
 from tests.mailnet import LOST, Net, Site
+from tests.pages import PAGES, blocks
 
 MAIL = b"From: a@x.example\nTo: joe@y.example\nBcc: ann@y.example\nSubject: hi\n\ntext\n.\n"
 
@@ -189,7 +193,7 @@ class CommandLineTests(SendTestCase):
             made = make_options(read(["--server", "h", "--auth", "u", "--password-file", file.name]), self.fail)
         assert made.login is not None
         self.assertEqual((made.login.password, getattr(made.tls, "value", "")), ("secret word", "required"))
-        self.patch(__import__("os"), "environ", {"SMTPSVC_PASSWORD": "other"})
+        self.patch(os, "environ", {"SMTPSVC_PASSWORD": "other"})
         made = make_options(read(["--server", "h", "--auth", "u", "--token", "--mechanism", "XOAUTH2"]), self.fail)
         assert made.login is not None
         self.assertEqual((made.login.token, made.login.mechanisms), ("other", ["XOAUTH2"]))
@@ -271,6 +275,38 @@ class TranscriptTests(SynchronousTestCase):
         for _ in range(100):
             made.received(b"x" * 10_000)
         self.assertLessEqual(len(made._heard), 8192)
+
+
+class PageTests(SendTestCase):
+    """The page of the documentation."""
+
+    def test_commands(self) -> None:
+        """Its command lines are understood."""
+        [block] = blocks("send.rst", "shell")
+        for line in block.splitlines():
+            with self.subTest(line=line):
+                words = shlex.split(line.partition(" <")[0])
+                self.assertEqual(words[:3], ["python", "-m", "smtpsvc.send"])
+                read(words[3:])
+
+    def test_transcript(self) -> None:
+        """A transcript is as it is shown."""
+        [shown] = blocks("send.rst", "text")
+        ehlo = b"250-mx.example.org\r\n250-PIPELINING\r\n250-AUTH PLAIN LOGIN\r\n250 8BITMIME\r\n"
+        site = Site({"": b"220 mx.example.org ESMTP\r\n", "EHLO": ehlo, "AUTH": b"235 2.7.0 Welcome\r\n"})
+        self.patch(os, "environ", {"SMTPSVC_PASSWORD": "secret"})
+        who = ["--from", "anna@example.com", "--to", "bert@example.org", "--ehlo", "client.example.com"]
+        login = ["--auth", "anna", "--auth-in-clear", "--no-tls"]
+        self.send(*who, *login, "-v", site=site, input=b"Subject: hello\n\nA message.\n")
+        self.assertEqual(self.complained[0], "* connected to the server")
+        self.assertEqual(self.complained[1:], shown.splitlines()[1:])
+
+    def test_options(self) -> None:
+        """It names every option, and no other."""
+        page = set(re.findall(r"``(--?[a-z0-9-]+)``", PAGES["send.rst"]))
+        there = {word for action in parser()._actions for word in action.option_strings}
+        self.assertEqual(page - there, {"-vv"})
+        self.assertEqual(there - page, {"-h", "--help", "--verbose", "--quiet"})
 
 
 class ProgramTests(SynchronousTestCase):

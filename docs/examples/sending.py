@@ -1,7 +1,43 @@
+from email.message import EmailMessage
+
 from smtpsvc import Recipient
-from smtpsvc.client import Login, Refused, connect
+from smtpsvc.client import Fate, Login, Mailer, Refused, Route, connect
+from smtpsvc.client import send as send_one
 from smtpsvc.grammar.addresses import parse_mailbox
 from smtpsvc.parameters import Notify, Ret
+
+
+async def post(server):
+    """Send one message, to whom it says itself."""
+    message = EmailMessage()
+    message["From"] = "Anna <anna@example.com>"
+    message["To"] = "bert@example.org"
+    message["Bcc"] = "cleo@example.net"
+    message["Subject"] = "Lunch?"
+    message.set_content("At twelve?\n")
+    report = await send_one(message, server=server, tls="none")
+    for each in report.recipients:
+        print(each)
+
+
+async def newsletter(server, readers, message):
+    """Send a message to each reader, and find out whom to ask for another address."""
+    gone = []
+    async with Mailer(server, tls="none") as mailer:
+        reports = [mailer.send(message, "news@example.com", reader) for reader in readers]
+        for report in reports:
+            [reader] = (await report).recipients
+            if reader.fate is Fate.REFUSED:
+                gone.append(reader.address)
+    return gone
+
+
+def branches(office):
+    """Make a mailer that knows a shorter way to some domains."""
+    return Mailer(hostname="mail.example.com", routes={"example.com": office, ".example.com": office})
+
+
+OFFICE = Route(servers=("mail.office.example.com", "backup.office.example.com"))
 
 
 async def send(where, message):
