@@ -301,6 +301,15 @@ class ExtensionTests(ClientTestCase):
         self.assertEqual(dict(envelope.recipients[0].params), own)
         self.assertEqual(result.dropped, ())
 
+    def test_names_in_any_case(self) -> None:
+        """The names of parameters count in any case, where something hangs on them too."""
+        for params in ({"RequireTLS": True}, {"body": "BINARYMIME"}, {"smtputf8": True}):
+            with self.subTest(params=params):
+                talk = Talk().greeted(EHLO.replace(b"250 ", b"250-REQUIRETLS\r\n250 "))
+                self.failure(talk.connection.send(SENDER, [JOE], MESSAGE, params=params), Unsupported)
+                self.failure(talk.connection.transaction().mail(SENDER, params), Unsupported)
+                self.assertEqual(talk.transport.take(), b"")
+
     def test_passed_on(self) -> None:
         """What one server has taken, the client can say to the next as it is."""
         first = Meeting()

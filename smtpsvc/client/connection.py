@@ -16,6 +16,7 @@ from smtpsvc.client.commands import attributes, line
 from smtpsvc.client.dialogue import Dialogue
 from smtpsvc.client.errors import ClientError, LimitReached, Stage
 from smtpsvc.client.options import Options
+from smtpsvc.client.params import by_name
 from smtpsvc.client.result import RecipientResult, Result
 from smtpsvc.client.security import verifies
 from smtpsvc.client.sending import Sending, refusal_of
@@ -148,6 +149,8 @@ class Connection:
         if self._transaction is not None:
             raise RuntimeError("a transaction is open")
         try:
+            if params:
+                params = by_name(params)
             body = Source(content, binary=params.get("BODY") in _BINARY, normalize=normalize)
             recipients = list(recipients)
             limit = self.capabilities.max_recipients

@@ -10,7 +10,7 @@ from typing import Any
 from smtpsvc.client.capabilities import Capabilities
 from smtpsvc.client.commands import address_of, line, path, plain
 from smtpsvc.client.errors import LimitReached, Stage, Unsupported
-from smtpsvc.client.params import write_mail, write_rcpt
+from smtpsvc.client.params import by_name, write_mail, write_rcpt
 from smtpsvc.grammar.addresses import Address, SyntaxProblem
 from smtpsvc.grammar.commands import NO_PARAMS
 from smtpsvc.values import Body, Recipient
@@ -68,6 +68,7 @@ class Opening:
                     return address, command + b"\r\n"
                 if offered.eight_bit:
                     return address, command + b" BODY=8BITMIME\r\n"
+        params = by_name(params)
         address = address_of(sender, sender=True)
         body = params.get("BODY")
         self.binary = body in (Body.BINARY_MIME, Body.BINARY_MIME.value)

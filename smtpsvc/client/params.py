@@ -131,6 +131,13 @@ _RCPT: Final[Mapping[str, _Row]] = {
 }
 
 
+def by_name(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give parameters by their names in upper case."""
+    if all(map(str.isupper, params)):
+        return params
+    return {name.upper(): value for name, value in params.items()}
+
+
 def write_mail(params: Mapping[str, Any], offered: Capabilities) -> tuple[list[str], list[str]]:
     """
     Write the parameters of MAIL, without those that the client makes itself.
