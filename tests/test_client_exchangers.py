@@ -11,6 +11,7 @@ from smtpsvc.client.exchangers import (
     DOMAIN_UNKNOWN,
     HOST_UNKNOWN,
     LOOP,
+    MOST_HOSTS,
     NO_HOST,
     NO_MAIL,
     NO_SUCH_DOMAIN,
@@ -78,6 +79,12 @@ class ExchangersTests(SynchronousTestCase):
         exchangers = self.exchangers({"y.example": ["MX 1 h1.example", "MX 2 h2.example"], **self.HOSTS})
         self.places(exchangers, most=1)
         self.assertEqual(self.zone.asked("A"), ["h1.example"])
+
+    def test_many(self) -> None:
+        """Of a domain with hundreds of exchangers so many are looked at, the best: each may take its time."""
+        records = [f"MX {n} h{n}.example" for n in range(300)]
+        self.assertEqual(self.no_route(self.exchangers({"y.example": records})), NO_HOST)
+        self.assertEqual(self.zone.asked("A"), [f"h{n}.example" for n in range(MOST_HOSTS)])
 
     def test_implicit(self) -> None:
         """A domain without MX is its own exchanger (RFC 5321 §5.1)."""
