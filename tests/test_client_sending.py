@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from io import BytesIO
@@ -300,6 +301,18 @@ class ExtensionTests(ClientTestCase):
         self.assertEqual(dict(envelope.mail_params), {"SIZE": len(MESSAGE), **params})
         self.assertEqual(dict(envelope.recipients[0].params), own)
         self.assertEqual(result.dropped, ())
+
+    def test_chunk_size(self) -> None:
+        """No chunk is larger than the options say, in however large pieces the content comes."""
+        content = b"x" * 98 + b"\r\n" + b"y" * 2500 + b"\r\n"
+        for source in (BytesIO(content), [content[:700], content[700:]]):
+            talk = Talk(chunk_size=1000).greeted(CHUNKING)
+            done = talk.connection.send(SENDER, [JOE], source)
+            sent = talk.receive(TAKEN * 2)
+            sizes = [int(each) for each in re.findall(rb"BDAT (\d+)", sent)]
+            self.assertEqual((sum(sizes), max(sizes) <= 1000), (len(content), True))
+            talk.receive(TAKEN * len(sizes))
+            self.assertEqual(self.successResultOf(done).taken, (JOE,))
 
     def test_names_in_any_case(self) -> None:
         """The names of parameters count in any case, where something hangs on them too."""

@@ -104,7 +104,8 @@ class Options:
     timeouts: Timeouts = field(default_factory=Timeouts)
     #: Send content by BDAT where it is offered.
     chunking: bool = True
-    #: Octets of a chunk; so much is in memory for each message that is being sent.
+    #: Octets of a chunk; so much is in memory for each message that is being sent. What is written at
+    #: once, step by step, is not cut; nor is a message of up to 64 KiB that is in memory.
     chunk_size: int = 512 * 1024
     #: The address of ours to connect from; "" is the system's choice.
     source: str = ""

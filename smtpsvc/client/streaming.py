@@ -32,6 +32,9 @@ class Outlet:
         self._eight_bit = eight_bit
         self.refusal: Reply | None = None
 
+    #: Octets of a piece that it is given.
+    most = PIECE
+
     @property
     def blocked(self) -> bool:
         """True while nothing more should be sent: see :meth:`Dialogue.room`."""
@@ -104,6 +107,7 @@ class ChunkOutlet(Outlet):
     ) -> None:
         super().__init__(dialogue, check, eight_bit)
         self._size = size
+        self.most = min(PIECE, size)
         self._window = window
         self._text = text
         self._held: list[bytes] = []
@@ -158,7 +162,7 @@ async def pour(dialogue: Dialogue, pieces: Iterable[bytes] | AsyncIterable[bytes
     """
 
     async def send(piece: bytes) -> bool:
-        for part in _parts(piece):
+        for part in _parts(piece, outlet.most):
             outlet.write(part)
             while outlet.blocked and dialogue.error is None:
                 await dialogue.room()
@@ -182,7 +186,7 @@ async def pour(dialogue: Dialogue, pieces: Iterable[bytes] | AsyncIterable[bytes
     return dialogue.error is None and outlet.refusal is None
 
 
-def _parts(piece: bytes) -> Iterable[bytes]:
-    if len(piece) <= PIECE:
+def _parts(piece: bytes, most: int) -> Iterable[bytes]:
+    if len(piece) <= most:
         return (piece,) if piece else ()
-    return (piece[start : start + PIECE] for start in range(0, len(piece), PIECE))
+    return (piece[start : start + most] for start in range(0, len(piece), most))
