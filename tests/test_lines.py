@@ -44,6 +44,25 @@ class KnownLineTests(SynchronousTestCase):
         self.assertLessEqual(len(self.known), 1024)
         self.assertLess(max(map(len, self.known)), 350)
 
+    def test_chunks(self) -> None:
+        """BDAT is known too, but however many sizes come, the lines that were known before stay."""
+        wire = Wire(self.factory).greeted()
+        for number in range(1500):
+            wire.receive(MAIL + RCPT + b"BDAT %d LAST\r\n" % number + b"x" * number)
+        self.assertEqual(set(wire.codes), {250})
+        self.assertIn(b"BDAT 7 LAST\r\n", self.known)
+        self.assertLessEqual(len(self.known), 512)
+        self.assertTrue({MAIL, RCPT} <= set(self.known))
+
+    def test_known_chunks(self) -> None:
+        """A BDAT that is known takes its octets, alone or with what is around it, also where it is refused."""
+        for _ in range(3):
+            wire = Wire(self.factory).greeted()
+            wire.receive(b"BDAT 6\r\n").receive(b"QUIT\r\n")
+            wire.receive(MAIL + RCPT).receive(b"BDAT 6\r\n").receive(b"QUIT\r\n").receive(b"BDAT 0 LAST\r\n")
+            wire.receive(MAIL + b"BDAT 6\r\nQUIT\r\n" + RCPT + b"BDAT 6\r\nQUIT\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n")
+            self.assertEqual(wire.codes, [503, 250, 250, 250, 250, 250, 503, 503, 503, 503, 250])
+
     def test_same(self) -> None:
         """A known line has the replies, and the refusals, that it had the first time: alone and in a group."""
         for _ in range(3):

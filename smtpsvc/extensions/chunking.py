@@ -220,7 +220,7 @@ class Chunking(Extension):
     """
 
     keyword = "CHUNKING"
-    verbs = {"BDAT": Verb(State.RCPT | State.CHUNKS, parse_chunk, bdat, refused=drop)}
+    verbs = {"BDAT": Verb(State.RCPT | State.CHUNKS, parse_chunk, bdat, refused=drop, memorable=True)}
 
 
 class BinaryMIME(Extension):

@@ -60,7 +60,7 @@ class Verb:
     :param listed: HELP names it; a verb of an extension only where EHLO shows that.
     :param name: filled in by the factory.
     :param memorable: its *parse* depends on the octets alone, and what it gives for a line without
-        parameters is immutable: so for a line that comes again it is not called again.
+        parameters (with *refused*: for any line) is immutable: so for one that comes again it is not called again.
     :param refused: for a verb that brings octets of its own, which nobody may take for commands: called with
         the conversation, the value and the reply when the command is refused before its *proceed*, and gives
         what *proceed* may give. Its *parse* raises nothing but :class:`~smtpsvc.grammar.replies.SMTPError`.
