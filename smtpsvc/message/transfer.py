@@ -14,6 +14,8 @@ __all__ = ["Decoded", "decoder"]
 _PIECE: Final = 64 * 1024
 _LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _OTHERS: Final = bytes(set(range(256)) - set(_LETTERS))
+#: Octets in a row that may be the beginning of an escape.
+_LONGEST_ESCAPE: Final = 64
 _WHITE: Final = b" \t\r\n"
 _FOREIGN: Final = bytes(set(_OTHERS) - set(_WHITE))
 
@@ -98,9 +100,13 @@ class QuotedPrintable:
         end = octets.rfind(b"\n") + 1
         if len(octets) - end > _PIECE:
             # An escape has three characters, a soft line break four or so.
-            end = len(octets) - 8
+            last = end = len(octets) - 8
             while octets[end - 1 : end] in (b"=", b"\r") or octets[end - 2 : end - 1] == b"=":
                 end -= 1
+                if last - end > _LONGEST_ESCAPE:
+                    # Nothing but the beginnings of escapes: that is none, wherever it is cut.
+                    end = last
+                    break
         self._rest = octets[end:]
         return binascii.a2b_qp(octets[:end])
 
