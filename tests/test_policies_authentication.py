@@ -86,7 +86,7 @@ class ForgedTests(SynchronousTestCase):
     @settings(max_examples=60, deadline=None)
     @given(
         st.lists(st.sampled_from([FORGED, OTHER, b"X: y\r\n", b"X:\r\n  y \t\r\n", b"nonsense\r\n", b"\xff: x\r\n"])),
-        st.binary(max_size=60),
+        st.binary(max_size=60).map(lambda body: body.replace(b"\0", b"0")),
     )
     def test_other_octets(self, fields: list[bytes], body: bytes) -> None:
         """Every octet but those of our field and of forged ones stays as it came."""
