@@ -128,10 +128,12 @@ class ParentService(LaunchedService):
         workers.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def _forget(self) -> None:
-        """In another process: close what is the parent's to listen on, such as where metrics are served."""
+        """In another process: close the log in JSON, and where the parent alone listens, such as for metrics."""
         from twisted.internet import reactor
 
         self._ports.forget()
+        if self.plan.watching.json_log is not None:
+            self.plan.watching.json_log.close()
         every: Any = reactor
         for reader in every.getReaders():
             if isinstance(reader, tcp.Port):

@@ -115,15 +115,20 @@ class WorkersTestCase(SynchronousTestCase):
         return server.log.read_text()
 
 
-def connections(pid: int) -> int:
-    """Count the sockets of a process."""
-    count = 0
+def files_of(pid: int) -> list[str]:
+    """Name what a process has open."""
+    found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            count += os.readlink(entry).startswith("socket:")
+            found.append(os.readlink(entry))
         except FileNotFoundError:
             continue
-    return count
+    return found
+
+
+def connections(pid: int) -> int:
+    """Count the sockets of a process."""
+    return sum(name.startswith("socket:") for name in files_of(pid))
 
 
 class ServeTests(WorkersTestCase):
@@ -414,6 +419,9 @@ class ReactorTests(ProcessTestCase):
         process = self.start(*FOREGROUND["python -m"], "--workers", "2", "--port", "0", "--log-json", "json")
         for _ in range(6):
             send(ports_in(self.log.read_text())[0])
+        # Nobody else keeps what is rotated away.
+        for pid in (*children(process.pid), *workers_of(process.pid)):
+            self.assertNotIn(str(self.home / "json"), files_of(pid))
         process.terminate()
         process.wait(PATIENCE)
         events = [json.loads(line) for line in (self.home / "json").read_text().splitlines()]
