@@ -58,6 +58,8 @@ class Forker:
         self._lost = lost
         self._processes: dict[int, ForkedProcess] = {}
         self._ended: list[tuple[int, int]] = []
+        # Forks that took too long, and are still to be heard of; nobody has the pipes of these processes, so they end.
+        self._late = 0
         self._gone = False
         self._socket, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for stream in (sys.stdout, sys.stderr):
@@ -137,12 +139,19 @@ class Forker:
             raise OSError(0, f"{len(descriptors)} descriptors are too many to be handed over")
         socket.send_fds(self._socket, [json.dumps([*descriptors]).encode()], [*descriptors.values()])
         while True:
-            kind, pid, status = self._hear()
-            if kind == _STARTED:
+            try:
+                kind, pid, status = self._hear()
+            except TimeoutError as error:
+                self._late += 1
+                raise OSError(0, f"the process that starts them has not answered for {_PATIENCE:g} s") from error
+            if kind == _ENDED:
+                self._ended.append((pid, status))
+            elif self._late:
+                self._late -= 1
+            elif kind == _STARTED:
                 return pid
-            if kind == _FAILED:
+            else:
                 raise OSError(status, os.strerror(status))
-            self._ended.append((pid, status))
 
     def _hear(self) -> tuple[bytes, int, int]:
         news = self._socket.recv(_NEWS.size)
@@ -173,10 +182,13 @@ class Forker:
     def doRead(self) -> Any:
         """Hear of a process that has ended."""
         try:
-            _, pid, status = self._hear()
+            kind, pid, status = self._hear()
         except OSError as error:
             return error
-        self._tell(pid, status)
+        if kind == _ENDED:
+            self._tell(pid, status)
+        else:
+            self._late -= 1
         return None
 
     def connectionLost(self, reason: Failure) -> None:

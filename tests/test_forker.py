@@ -57,7 +57,7 @@ def work(descriptors: Mapping[int, int]) -> None:
     elif what == b"signals":
         handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
         os.write(1, b"default" if handlers == [signal.SIG_DFL] * 2 else b"other")
-    else:
+    elif what:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -146,6 +146,22 @@ class ForkerTests(TestCase):
         descriptors[MOST] = "r"
         self.assertRaises(OSError, self.forker.spawnProcess, Noting(), "x", (), childFDs=descriptors)
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    @inlineCallbacks
+    def test_late(self) -> Any:
+        """A helper that takes too long is an error; what it says of that later is not taken for the next process."""
+        self.forker._socket.settimeout(0.05)
+        os.kill(self.forker.pid, signal.SIGSTOP)
+        late = Noting()
+        descriptors: dict[int, int | str] = {0: "w", 1: "r", 2: "r", HEAR: "w"}
+        self.assertRaises(OSError, self.forker.spawnProcess, late, "x", (), childFDs=descriptors)
+        os.kill(self.forker.pid, signal.SIGCONT)
+        self.forker._socket.settimeout(10)
+        noting, process = self.start(b"stop")
+        process.signalProcess("KILL")
+        reason = yield noting.ended
+        self.assertEqual(reason.signal, signal.SIGKILL)
+        self.assertEqual(late.events, [])
 
     @inlineCallbacks
     def test_helper_killed(self) -> Any:
