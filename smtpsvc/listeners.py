@@ -334,7 +334,9 @@ def explain(failure: Failure) -> str:
     """
     error: Any = failure.value
     if not isinstance(error, CannotListenError):
-        return f"cannot listen there: {_one_line(error)}"
+        file = getattr(error, "filename", None)
+        which = f": {os.fsdecode(file)}" if isinstance(file, str | bytes) else ""
+        return f"cannot listen there: {_one_line(error)}{which}"
     path = isinstance(error.port, bytes | str)
     host = error.interface or "0.0.0.0"
     where = os.fsdecode(error.port) if path else str(Place(host, error.port))
