@@ -51,6 +51,7 @@ class TLSLayer(TLSMemoryBIOProtocol):
     open: ClassVar[int] = 0
     #: True while the protocol wants no data.
     paused = False
+    _tlsConnection: Any = None
 
     def __init__(self, creator: Any, client: bool, below: Securable) -> None:
         factory = TLSMemoryBIOFactory(creator, client, None, below.reactor)  # type: ignore[arg-type]
@@ -76,12 +77,13 @@ class TLSLayer(TLSMemoryBIOProtocol):
         :param transport: takes the records.
         :param client: we speak first.
         """
+        # What connectionLost undoes comes before the creator, which may raise.
+        TLSLayer.open += 1
+        self.factory.registerProtocol(self)
         # As the base does, without the interfaces that nobody asks for here: that takes 0.1 ms.
         self._tlsConnection = self.factory._creatorCallable(self)
         self._appSendBuffer: list[bytes] = []
         Protocol.makeConnection(self, transport)
-        self.factory.registerProtocol(self)
-        TLSLayer.open += 1
         if client:
             self._checkHandshakeStatus()  # type: ignore[no-untyped-call]
 
@@ -264,6 +266,9 @@ class TLSLayer(TLSMemoryBIOProtocol):
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
+        if self._tlsConnection is None:
+            # There was never any.
+            self._lostTLSConnection = True
         if self._handshakeDone and not self._lostTLSConnection:
             # All that came was decrypted, and no farewell was in it: OpenSSL would say so in 40 µs.
             self._lostTLSConnection = True

@@ -8,6 +8,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from zope.interface import implementer
 
 from smtpsvc.server.factory import SMTPFactory
 from smtpsvc.testing import ScriptedBackend
@@ -40,6 +42,15 @@ class LayerTestCase(Direct, TransportTestCase):
     def fill(self, client: TLSClient, data: bytes) -> Deferred[None]:
         """Begin to send *data*."""
         return Deferred.fromCoroutine(client.send(data))
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Broken:
+    """Gives no connection."""
+
+    def serverConnectionForTLS(self, protocol: Any) -> Any:
+        """Break."""
+        raise LookupError("no connection")
 
 
 def pause(served: Served) -> None:
@@ -236,6 +247,21 @@ class ShareTests(LayerTestCase):
         served, client = await self.secure()
         self.assertEqual(TLSLayer.open, before + 1)
         client.client.close()
+        await self.lost(served)
+        self.assertEqual(TLSLayer.open, before)
+
+    async def test_counted_broken(self) -> None:
+        """One whose TLS cannot even begin is counted no longer either, when it is lost."""
+        before = TLSLayer.open
+
+        def start(served: Served) -> None:
+            try:
+                served.transport.startTLS(Broken())
+            except LookupError:
+                served.transport.abortConnection()
+
+        served, client = await self.connect(data=start)
+        client.say(b"STARTTLS")
         await self.lost(served)
         self.assertEqual(TLSLayer.open, before)
 
