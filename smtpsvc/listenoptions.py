@@ -4,6 +4,7 @@ The options of ``twistd smtpsvc`` that open listeners, and those that give them 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -27,6 +28,9 @@ _ROLES: Final = {
     "smtps": (Role.SUBMISSION, True),
     "lmtp": (Role.LMTP, False),
 }
+
+#: Takes a free port each time.
+_ANY_PORT: Final = re.compile("(.*:)?(tcp:)?0(:.*)?")
 
 #: The options that may be given several times.
 LISTS: Final = (*_ROLES, "tls-certificate", "tls-key")
@@ -106,7 +110,25 @@ def make_listeners(
             parse_listener(text, reactor, option=f"--{option}", role=role, implicit_tls=implicit)
             for text in given[option]
         ]
+    _check_places(listeners)
     return listeners
+
+
+def _check_places(listeners: Iterable[Listener]) -> None:
+    """
+    Check that no place is given twice: the second could not be opened, and no other program were to blame.
+
+    :raises ValueError: with a sentence that names the options, if one is.
+    """
+    found: dict[str, str] = {}
+    for listener in listeners:
+        option, _, place = listener.name.partition(" ")
+        if _ANY_PORT.fullmatch(place):
+            continue
+        before = found.setdefault(place, listener.name)
+        if before is not listener.name:
+            what = "it is given twice" if before == listener.name else f"{before} listens there already"
+            raise ValueError(f"{option} {place}: {what}; leave one away, or give another place")
 
 
 def make_certificates(options: Mapping[str, Any]) -> CertificateStore | None:

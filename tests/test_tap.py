@@ -218,6 +218,20 @@ class MistakeTests(TapTestCase):
             with self.subTest(argument):
                 self.assertEqual(self.refused(argument)[: len(sentence)], sentence)
 
+    def test_twice(self) -> None:
+        """A place that is given twice is refused; a port that may be any is another each time."""
+        for arguments, sentence in (
+            (("--port=26", "--port=26"), "--port 26: it is given twice; leave one away, or give another place"),
+            (("--lmtp=26", "--port=26"), "--lmtp 26: --port 26 listens there already; leave one away, or "),
+        ):
+            with self.subTest(sentence):
+                self.assertEqual(self.refused(*arguments)[: len(sentence)], sentence)
+        for place in ("0", "tcp:0", "tcp:0:interface=127.0.0.1"):
+            with self.subTest(place):
+                options = Options()
+                options.parseOptions([f"--port={place}", f"--port={place}", "--backend=null:"])
+                self.assertEqual(len(options.plan.listeners), 2)
+
     def test_options(self) -> None:
         """An option that is none, or is written wrongly, is refused with what may be meant."""
         self.patch(sys, "argv", ["/usr/bin/twistd"])
