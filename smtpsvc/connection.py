@@ -363,9 +363,13 @@ class DirectServer(Securable, tcp.Server):
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
         if hasattr(self, "socket"):
-            # As the base does, which looks at the reason by the names of its classes.
+            # As the bases do, which stop once more what is stopped, and look at the reason by the names of its classes.
             self._watch(0)
-            FileDescriptor.connectionLost(self, reason)
+            self.disconnected = 1
+            self.connected = 0
+            producer, self.producer = self.producer, None
+            if producer is not None:
+                producer.stopProducing()
             self._closeSocket(not isinstance(reason.value, ConnectionAborted))  # type: ignore[no-untyped-call]
             protocol = self.protocol
             del self.protocol, self.socket, self.fileno
