@@ -23,8 +23,8 @@ MAX_LINES = 400
 FLOORS = (
     ("grammar",),
     (
-        *("interfaces", "values", "parameters", "settings", "session", "extras", "crew", "watched", "current", "failures"),
-        *("awaiting", "resolver", "nameservers"),
+        *("interfaces", "values", "parameters", "settings", "session", "extras", "crew", "watched", "current"),
+        *("failures", "awaiting", "resolver", "nameservers"),
     ),
     ("server", "extensions", "sasl"),
     ("backends", "policies", "client", "message", "checkers"),
