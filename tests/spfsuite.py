@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from smtpsvc.policies.spf import check_spf
+from smtpsvc.policies.senderpolicy import check_spf
 from tests.nameserver import fake_resolver
 
 KINDS = ("A", "AAAA", "MX", "PTR", "TXT", "CNAME")

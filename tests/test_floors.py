@@ -16,6 +16,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from smtpsvc.policyoptions import policy_factories
+
 ROOT = Path(__file__).parent.parent
 MAX_LINES = 400
 
@@ -181,6 +183,14 @@ class SizeTests(SynchronousTestCase):
         paths = [path for module, path in MODULES.items() if module != "interfaces"]
         counts = {str(path.relative_to(ROOT)): len(path.read_bytes().splitlines()) for path in paths}
         self.assertEqual({path: count for path, count in counts.items() if count > MAX_LINES}, {})
+
+    def test_policies(self) -> None:
+        """A policy is a file of less than 200 lines."""
+        modules = {factory.dotted.partition(":")[0] for factory in policy_factories().values()}
+        self.assertGreater(len(modules), 15)
+        paths = [ROOT / f"{module.replace('.', '/')}.py" for module in modules]
+        counts = {path.name: len(path.read_bytes().splitlines()) for path in paths}
+        self.assertEqual({name: count for name, count in counts.items() if count >= 200}, {})
 
 
 class LoadedTests(SynchronousTestCase):

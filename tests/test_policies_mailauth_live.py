@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc import extras
 from smtpsvc.message.fields import Header
-from smtpsvc.policies import spf
+from smtpsvc.policies import senderpolicy
 from smtpsvc.policyoptions import find_policy
 from tests.live import Server
 from tests.mailauth import PLAIN, signed, zone
@@ -76,8 +76,8 @@ class SettingsTests(SynchronousTestCase):
             raise ImportError(name)
 
         self.patch(extras, "import_module", missing)
-        spf._library.cache_clear()
-        self.addCleanup(spf._library.cache_clear)
+        senderpolicy.library.cache_clear()
+        self.addCleanup(senderpolicy.library.cache_clear)
         for name in ("spf", "dkim", "arc", "dmarc"):
             with self.subTest(name):
                 error = self.assertRaises(ValueError, find_policy, name, Reactor())

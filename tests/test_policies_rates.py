@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc.grammar.addresses import parse_mailbox
 from smtpsvc.policies.arguments import Arguments
+from smtpsvc.policies.buckets import Buckets
 from smtpsvc.policies.chain import CHECKS, overridden, with_policies
-from smtpsvc.policies.rates import KEYS, Buckets, Rate, make
+from smtpsvc.policies.rates import KEYS, Rate, make
 from smtpsvc.testing import ScriptedBackend, Wire, clocked_factory
 from smtpsvc.values import Account, Envelope, Peer, Recipient
 from tests.support import uncounted

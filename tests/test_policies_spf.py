@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from smtpsvc.policies.authentication import Authentication
-from smtpsvc.policies.spf import LONGEST_RECORD, check_spf
+from smtpsvc.policies.senderpolicy import LONGEST_RECORD, check_spf
 from smtpsvc.settings import Role
 from tests.mailauth import Server, make_spf
 from tests.nameserver import Zone, fake_resolver, reverse

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from smtpsvc.extras import need
-from smtpsvc.grammar.addresses import parse_domain
 from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import Outcome
 from smtpsvc.policies.arc import Vouched
@@ -31,6 +30,7 @@ from smtpsvc.policies.author import author_domain
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.dkim import DKIM, LARGEST, threads
 from smtpsvc.policies.held import HeldMessage
+from smtpsvc.policies.organizations import Organizations
 from smtpsvc.policies.spf import SPF
 from smtpsvc.policies.unknown import NO_ANSWER, read_verdict
 from smtpsvc.resolver import LookupFailed, NoSuchName, Resolver, resolver_for
@@ -50,21 +50,6 @@ class _Asked:
     finding: Finding
     #: ``reject``, ``quarantine`` or ``none``.
     disposition: str = "none"
-
-
-class Organizations:
-    """
-    Knows which domains belong together: those below one that can be registered (RFC 7489 §3.2).
-
-    :raises ValueError: with a sentence, if the library is not installed.
-    """
-
-    def __init__(self) -> None:
-        self._list = need("publicsuffixlist", "mailauth", "DMARC").PublicSuffixList()
-
-    def get_public_suffix(self, domain: str) -> str:
-        """Give the domain that was registered; the name is what the library ``dmarc`` calls."""
-        return self._list.privatesuffix(domain.lower()) or domain.lower()
 
 
 class DMARC(Policy):
@@ -156,7 +141,7 @@ class DMARC(Policy):
         if policy.pct == 0:
             # What the older form of a test was (RFC 7489 §6.3).
             policy.t = dmarc.DMARCTesting.Y
-        proofs = [each for each in self._proofs(envelope) if self._belongs(each[1], organization)]
+        proofs = [each for each in self._proofs(envelope) if self._organizations.has(each[1], organization)]
         spf = next((dmarc.SPFAuthResult(name, dmarc.SPFResult(r)) for m, name, r in proofs if m == "spf"), None)
         dkim = [dmarc.DKIMAuthResult(name, dmarc.DKIMResult(result)) for m, name, result in proofs if m == "dkim"]
         results = dmarc.AuthResults(spf=spf, dkim=dkim)
@@ -189,12 +174,6 @@ class DMARC(Policy):
                 yield "spf", each.of("smtp.helo").lower(), each.result
         for each in found(envelope).of("dkim"):
             yield "dkim", each.of("header.d").lower(), each.result
-
-    def _belongs(self, domain: str, organization: str) -> bool:
-        try:
-            return self._organizations.get_public_suffix(parse_domain(domain)) == organization
-        except ValueError:
-            return False
 
 
 def make(arguments: Arguments, reactor: Any) -> DMARC:

@@ -16,7 +16,6 @@ if the bucket has less. The last keep= buckets are remembered [default: 100000],
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -28,6 +27,7 @@ from smtpsvc.grammar.replies import Reply
 from smtpsvc.interfaces import Outcome
 from smtpsvc.message.mailboxes import unquoted
 from smtpsvc.policies.arguments import Arguments, parse_duration
+from smtpsvc.policies.buckets import Buckets
 from smtpsvc.policies.chain import Policy
 from smtpsvc.policies.clients import network_of
 from smtpsvc.settings import parse_size
@@ -38,56 +38,6 @@ UNITS: Final = ("messages", "recipients", "bytes", "connections")
 
 TOO_FAST: Final = Reply(450, "Too much mail in a short time, try again later", "4.7.1")
 TOO_MANY: Final = Reply(421, "Too many connections in a short time, try again later", "4.7.1")
-
-
-class Buckets:
-    """
-    Token buckets by key, of which the least used are forgotten; a bucket that is forgotten is full again.
-
-    :param rate: tokens a second.
-    :param burst: tokens that a bucket holds.
-    :param keep: buckets at most.
-    """
-
-    __slots__ = ("_buckets", "_keep", "_rate", "_seconds", "burst")
-
-    def __init__(self, rate: float, burst: float, *, keep: int, clock: IReactorTime) -> None:
-        self._rate = rate
-        self.burst = burst
-        self._keep = keep
-        self._seconds = clock.seconds
-        # How many tokens there were, and when.
-        self._buckets: OrderedDict[str, list[float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def take(self, key: str, count: float, least: float) -> bool:
-        """
-        Take tokens, if there are enough.
-
-        :param least: so many must be there; less than *count* leaves a debt, which must be paid first.
-        """
-        now = self._seconds()
-        buckets = self._buckets
-        bucket = buckets.get(key)
-        if bucket is None:
-            bucket = buckets[key] = [self.burst, now]
-            if len(buckets) > self._keep:
-                buckets.popitem(last=False)
-        else:
-            buckets.move_to_end(key)
-            passed = now - bucket[1]
-            # A clock that was set back gives nothing.
-            if passed:
-                bucket[1] = now
-            if passed > 0:
-                tokens = bucket[0] + passed * self._rate
-                bucket[0] = tokens if tokens < self.burst else self.burst
-        if bucket[0] < least:
-            return False
-        bucket[0] -= count
-        return True
 
 
 class Rate(Policy):
