@@ -147,7 +147,8 @@ class PolicyTests(SynchronousTestCase):
         names = {**REJECT, "x.example": spf, "mail.x.example": spf, "2026._domainkey.x.example": [f"TXT {key()[1]}"]}
         asked = self.check(signed(selector="2026"), names, (250, "2.0.0"), sender="ann@x.example")
         field = asked.content.replace(b"\r\n", b"\n").decode().partition("DKIM-Signature")[0]
-        shown = re.sub(r'header\.b="?[A-Za-z0-9+/]{8}"?;', "header.b=dRfq7bXA;", field.replace("mx.example", "mx.example.org"))
+        shown = field.replace("mx.example", "mx.example.org")
+        shown = re.sub(r'header\.b="?[A-Za-z0-9+/]{8}"?;', "header.b=dRfq7bXA;", shown)
         page = (Path(__file__).parent.parent / "docs" / "mailauth.rst").read_text(encoding="utf-8")
         self.assertIn(" ".join(shown.split()), " ".join(page.split()))
 
