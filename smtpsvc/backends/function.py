@@ -81,7 +81,7 @@ class Message:
             raise ValueError("the message is closed: its content is there until the function's outcome has settled")
         if isinstance(self._content, bytes):
             return io.BufferedReader(cast("io.RawIOBase", io.BytesIO(self._content)))
-        return io.BufferedReader(_Reader(self._content))
+        return io.BufferedReader(ContentReader(self._content))
 
     def close(self) -> None:
         """Forget the content."""
@@ -142,20 +142,27 @@ class TemporaryContent:
                 self._file = None
 
 
-class _Reader(io.RawIOBase):
-    """A position in a temporary file."""
+class ContentReader(io.RawIOBase):
+    """
+    A file to read content by, which is read by offsets.
 
-    def __init__(self, content: TemporaryContent) -> None:
+    :param content: has a length, and ``read(size, offset)``.
+    """
+
+    def __init__(self, content: Any) -> None:
         self._content = content
         self._position = 0
 
     def readable(self) -> bool:
+        """It can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Its position can be set."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as one read goes; give how many bytes there are."""
         with memoryview(buffer) as view:
             found = self._content.read(len(view), self._position)
             view[: len(found)] = found
@@ -163,6 +170,11 @@ class _Reader(io.RawIOBase):
         return len(found)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """
+        Set the position, and give it.
+
+        :raises ValueError: for one before the beginning.
+        """
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._content)}[whence]
         if base + offset < 0:
             raise ValueError("there is nothing before the beginning")
@@ -170,6 +182,7 @@ class _Reader(io.RawIOBase):
         return self._position
 
     def tell(self) -> int:
+        """Give the position."""
         return self._position
 
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 
 from smtpsvc.awaiting import settled
-from smtpsvc.backends.function import Message, TemporaryContent
+from smtpsvc.backends.function import ContentReader, Message, TemporaryContent
 from smtpsvc.grammar import replies
 from smtpsvc.grammar.addresses import Address
 from smtpsvc.grammar.replies import SMTPError
@@ -40,9 +40,9 @@ class _Octets(bytes):
         return self[offset : offset + size]
 
 
-class _Parts(io.RawIOBase):
+class _Parts:
     """
-    Reads several contents one after the other.
+    Several contents, one after the other.
 
     :param parts: each a content, and where it begins in it.
     """
@@ -50,36 +50,19 @@ class _Parts(io.RawIOBase):
     def __init__(self, parts: Iterable[tuple[Stored, int]]) -> None:
         self._parts = [(content, start, len(content) - start) for content, start in parts]
         self._size = sum(size for _, _, size in self._parts)
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
+    def __len__(self) -> int:
+        return self._size
 
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def read(self, size: int, offset: int) -> bytes:
+        """Read at most *size* bytes, of one content."""
         before = 0
-        with memoryview(buffer) as view:
-            for content, start, size in self._parts:
-                place = self._position - before
-                if place < size:
-                    found = content.read(min(len(view), size - place), start + place)
-                    view[: len(found)] = found
-                    self._position += len(found)
-                    return len(found)
-                before += size
-        return 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError("there is nothing before the beginning")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
+        for content, start, length in self._parts:
+            place = offset - before
+            if place < length:
+                return content.read(min(size, length - place), start + place)
+            before += length
+        return b""
 
 
 class HeldMessage(Message):
@@ -247,7 +230,7 @@ class HeldMessage(Message):
         :raises ValueError: if the message is closed.
         """
         self._check()
-        return io.BufferedReader(cast("io.RawIOBase", _Parts(self._parts())))
+        return io.BufferedReader(ContentReader(_Parts(self._parts())))
 
     def _parts(self) -> list[tuple[Stored, int]]:
         if self._header is None:
